@@ -27,6 +27,8 @@ __all__ = [
     "CpResNetConfig",
     "LogMelConfig",
     "PerceptualMelConfig",
+    "PruningConfig",
+    "QuantizationConfig",
     "Recipe",
     "ThreeWindowLogMelConfig",
     "TrainingConfig",
@@ -138,6 +140,11 @@ class CpResNetConfig(_Strict):
     ] = Field((4, 3, 0), description="residual blocks kept in each stage")
     damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
         0.1, description="frequency damping at a kernel's edge; none: no damping"
+    )
+    decomposition: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None,
+        description="Z: a convolution of the blocks becomes 1x1 to C/Z channels, kxk, 1x1 to C; "
+        "none: it stays one",
     )
 
 
@@ -252,6 +259,65 @@ class TrainingConfig(_Strict):
         return self
 
 
+class PruningConfig(_Strict):
+    """Weights set to zero, or channels taken out, while the network trains."""
+
+    method: Literal["none", "magnitude", "channels"] = Field(
+        "none",
+        description="magnitude: the smallest weights become zero; channels: whole channels are "
+        "taken out and the tensors shrink",
+    )
+    keep: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="part of the network's parameters that is left; or keep_parameters"
+    )
+    keep_parameters: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="number of parameters that is left (not zero); or keep"
+    )
+    scope: Literal["global", "layer"] = Field(
+        "global", description="compared over the whole network, or within each layer"
+    )
+    ramp: Literal["exponential", "linear"] = Field(
+        "exponential", description="how the number falls from all to what is left"
+    )
+    start_epoch: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="epoch at which the ramp begins"
+    )
+    ramp_epochs: Annotated[float, Field(ge=0)] | Auto = Field(
+        "auto", description="length of the ramp; 0: in one shot; auto: half of the epochs left"
+    )
+    returning: bool = Field(
+        True, description="pruned weights keep learning and may come back until the ramp ends"
+    )
+
+    @model_validator(mode="after")
+    def _one_target(self) -> PruningConfig:
+        if self.method != "none" and (self.keep is None) == (self.keep_parameters is None):
+            raise ValueError(
+                f'method = "{self.method}" needs either keep (such as 0.25) or keep_parameters '
+                "(such as 250000)"
+            )
+        return self
+
+
+class QuantizationConfig(_Strict):
+    """Precision in which the finished network is stored and computes."""
+
+    precision: Literal["float32", "float16", "int8"] = Field(
+        "float32",
+        description="float16: weights rounded, batch norm kept; int8: weights and activations",
+    )
+    calibration_clips: Annotated[int, Field(ge=1)] = Field(
+        256, description="training clips that set the ranges of the activations, for int8"
+    )
+    aware: Literal["auto", "never", "always"] = Field(
+        "auto",
+        description="fine-tune with quantisation in the loop, for int8; auto: when accuracy on the "
+        "validation part (else the training part) drops by more than half a point",
+    )
+    aware_epochs: Annotated[int, Field(ge=1)] = Field(5, description="length of that fine-tuning")
+    aware_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+
+
 class Recipe(_Strict):
     """All that decides what a run computes, besides the data and the seed."""
 
@@ -262,6 +328,25 @@ class Recipe(_Strict):
     model: CpResNetConfig = CpResNetConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
+    pruning: PruningConfig = PruningConfig()
+    quantization: QuantizationConfig = QuantizationConfig()
+
+    @model_validator(mode="after")
+    def _pruning_fits(self) -> Recipe:
+        pruning, epochs = self.pruning, self.training.epochs
+        if pruning.method == "channels" and self.model.decomposition is not None:
+            raise ValueError(
+                'pruning.method = "channels" does not go with model.decomposition; prune weights '
+                "by magnitude, or choose a smaller width"
+            )
+        if pruning.method != "none" and epochs != "auto":
+            ramp = 0.0 if pruning.ramp_epochs == "auto" else pruning.ramp_epochs
+            if pruning.start_epoch + ramp > epochs:
+                raise ValueError(
+                    "pruning.start_epoch + pruning.ramp_epochs lies beyond training.epochs = "
+                    f"{epochs}"
+                )
+        return self
 
 
 def recipe_names() -> list[str]:
@@ -328,7 +413,7 @@ def _none_words_to_none(tree: Any) -> Any:
     # TOML has no null: the word "none" stands for it where a field allows no value.
     nullable = {
         "hop_seconds", "win_length", "f_max", "mel_norm", "top_db", "damping", "decay_end_epoch",
-        "gradient_clip", "early_stopping_epochs",
+        "gradient_clip", "early_stopping_epochs", "decomposition", "keep", "keep_parameters",
     }  # fmt: skip
     if isinstance(tree, Mapping):
         return {
@@ -425,7 +510,8 @@ def resolve(recipe: Recipe, *, sample_rates: Iterable[int], durations: Iterable[
     between 0.25 s and 10 s. The hop gives about 200 frames a window, between 8 ms and 25 ms. The
     FFT is the power of two that spans 46 ms or more; mel bands are 128, or 64 below 16 kHz. The
     epochs make 32,000 clips in all, counted before any are held out, so that training takes about
-    as long for a few hundred clips as for two thousand and every fold gets the same number.
+    as long for a few hundred clips as for two thousand and every fold gets the same number. A
+    pruning ramp takes half of the epochs from its start on.
 
     Args:
         recipe: with or without ``"auto"`` values.
@@ -467,5 +553,10 @@ def resolve(recipe: Recipe, *, sample_rates: Iterable[int], durations: Iterable[
     if training.epochs == "auto":
         epochs = min(100, max(15, math.ceil(32_000 / max(1, len(durations)))))
         training = training.model_copy(update={"epochs": epochs})
-    filled = {"audio": audio, "features": features, "training": training}
+    pruning = recipe.pruning
+    if pruning.ramp_epochs == "auto":
+        assert not isinstance(training.epochs, str)
+        left = max(0.0, training.epochs - pruning.start_epoch)
+        pruning = pruning.model_copy(update={"ramp_epochs": left / 2})
+    filled = {"audio": audio, "features": features, "training": training, "pruning": pruning}
     return parse_recipe(recipe.model_copy(update=filled).model_dump(), recipe.name)

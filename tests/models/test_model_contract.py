@@ -135,7 +135,7 @@ def test_building_and_evaluating_leave_the_random_state_alone(name: str) -> None
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"network 'cp_resnt'. Did you mean 'cp_resnet'"):
         create_model("cp_resnt", n_classes=2)
-    with pytest.raises(UnknownNameError, match=r"'rhoo'. Did you mean 'rho'\? Known: blocks, conv"):
+    with pytest.raises(UnknownNameError, match=r"'rhoo'. Did you mean 'rho'\? Known: blocks, channels"):
         create_model("cp_resnet", n_classes=2, rhoo=3)
     with pytest.raises(UnknownNameError, match="Known: "):
         model_options("resnet")

@@ -16,11 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stapes.models.damping import damp, damping_of
+from stapes.models.decomposition import DecomposedConv2d
 
-__all__ = ["KERNELS", "BasicBlock", "ConvFactory", "CpResNet", "cp_resnet", "he_conv"]
+__all__ = [
+    "KERNELS",
+    "BasicBlock",
+    "ConvFactory",
+    "CpResNet",
+    "cp_resnet",
+    "decomposed_conv",
+    "he_conv",
+]
 
 # Kernel sizes for rho = 0, 1, 2, ...: three stages of four blocks, two convolutions each, all
 # square. Each step of rho widens the next 1x1 to 3x3, from the input on, and so widens the
@@ -94,12 +102,38 @@ def he_conv(
     return conv
 
 
+def decomposed_conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    *,
+    decomposition: int,
+    generator: torch.Generator | None = None,
+) -> DecomposedConv2d:
+    """Decomposed convolution with ``C_out / Z`` channels inside (rounded down, at least one).
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output.
+        kernel_size: taps of the core along frequency and along time.
+        decomposition: Z, 1 or more.
+        generator: source of the weights; none: torch's default generator.
+    """
+    inside = max(1, out_channels // decomposition)
+    return DecomposedConv2d(
+        he_conv(in_channels, inside, 1, generator=generator),
+        he_conv(inside, inside, kernel_size, generator=generator),
+        he_conv(inside, out_channels, 1, generator=generator),
+    )
+
+
 class BasicBlock(nn.Module):
     """Two convolutions with batch norm and a shortcut around both.
 
     Args:
-        conv1: C_in to C_out channels, size kept.
-        conv2: C_out to C_out channels, size kept.
+        conv1: C_in to C_inner channels, size kept.
+        conv2: C_inner to C_out channels, size kept.
+        inner: C_inner, as many as C_out unless channels were pruned.
         channels: C_out.
         shortcut: convolution from C_in to C_out channels; none where they are equal.
 
@@ -109,22 +143,32 @@ class BasicBlock(nn.Module):
     """
 
     def __init__(
-        self, conv1: nn.Module, conv2: nn.Module, channels: int, shortcut: nn.Module | None = None
+        self,
+        conv1: nn.Module,
+        conv2: nn.Module,
+        *,
+        inner: int,
+        channels: int,
+        shortcut: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.conv1 = conv1
-        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm1 = nn.BatchNorm2d(inner)
+        # Modules and not functions, so that quantisation can put its own in their place.
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv2
         self.norm2 = nn.BatchNorm2d(channels)
         self.shortcut = (
             nn.Identity() if shortcut is None else _named(conv=shortcut, norm=_norm(channels))
         )
+        self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        y = self.relu1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         # In place: batch norm needs its input for the gradient, not its output.
-        return F.relu(y.add_(self.shortcut(x)), inplace=True)
+        y = self.relu2(y.add_(self.shortcut(x)))
+        return y
 
 
 class CpResNet(nn.Module):
@@ -234,6 +278,8 @@ def cp_resnet(
     width: int = 128,
     blocks: Sequence[int] = (4, 3, 0),
     damping: float | None = None,
+    decomposition: int | None = None,
+    channels: Sequence[Sequence[int]] | None = None,
     conv: ConvFactory | None = None,
     generator: torch.Generator | None = None,
 ) -> CpResNet:
@@ -248,35 +294,55 @@ def cp_resnet(
         width: channels of the stem and stage 1; stage 2 has twice, stage 3 four times as many.
         blocks: residual blocks kept in each stage, up to 4; ``(4, 3, 0)`` in the paper.
         damping: frequency damping at the kernels' edges, 0 to 1; none: no damping.
-        conv: makes the convolutions of the residual blocks; none: :func:`he_conv`.
+        decomposition: Z, 1 or more: the convolutions of the residual blocks, shortcuts included,
+            are decomposed (see :mod:`stapes.models.decomposition`); none: they are not.
+        channels: of a network whose channels were pruned, for each stage its channels, then the
+            inner channels of each of its blocks, such as ``((30, 12, 25, 30, 8), (61, 50, 44, 7),
+            (128,))``; none: all equal to the stage's width. An empty stage's number is not used.
+        conv: makes the convolutions of the residual blocks; none: :func:`he_conv`, or
+            :func:`decomposed_conv` with ``decomposition``.
         generator: source of the initial weights; none: torch's default generator.
 
     Raises:
         ValueError: an option out of range.
     """
     blocks = _check_options(rho, width, blocks)
+    options: dict[str, Any] = {"rho": rho, "width": width, "blocks": list(blocks)}
     draw = partial(he_conv, generator=generator)
+    if decomposition is not None:
+        if isinstance(decomposition, bool) or decomposition not in range(1, 65):
+            raise ValueError(
+                f"decomposition = {decomposition!r}: must be a whole number from 1 to 64, or none"
+            )
+        options["decomposition"] = decomposition
+        conv = conv or partial(decomposed_conv, decomposition=decomposition, generator=generator)
     conv = conv or draw
+    sizes = _check_channels(channels, width, blocks)
+    if channels is not None:
+        options["channels"] = [list(row) for row in sizes]
     # 5x5 with one zero around it, not two: the published numbers depend on it.
+    before = sizes[0][0]
     stem = _named(
-        conv=draw(in_channels, width, 5, stride=2, padding=1),
-        norm=_norm(width),
+        conv=draw(in_channels, before, 5, stride=2, padding=1),
+        norm=_norm(before),
         relu=nn.ReLU(inplace=True),
     )
     stages = []
-    channels = width
-    for index, count in enumerate(blocks):
+    for index, (wide, *inside) in enumerate(sizes):
         stage: dict[str, nn.Module] = {}
         kernels = KERNELS[rho][index].split()
-        for number, kernel in enumerate(kernels[:count], start=1):
-            wider = width * 2**index
+        for number, (kernel, inner) in enumerate(zip(kernels, inside, strict=False), start=1):
+            # Only the first block of a later stage changes the channels (also where pruning left
+            # both sides with as many: they are not the same ones).
+            changes = index > 0 and number == 1
             stage[f"block{number}"] = BasicBlock(
-                conv(channels, wider, int(kernel[0])),
-                conv(wider, wider, int(kernel[1])),
-                wider,
-                shortcut=None if channels == wider else conv(channels, wider, 1),
+                conv(before, inner, int(kernel[0])),
+                conv(inner, wide, int(kernel[1])),
+                inner=inner,
+                channels=wide,
+                shortcut=conv(before, wide, 1) if changes else None,
             )
-            channels = wider
+            before = wide
             if index == 0 and number in _POOLED_BLOCKS:
                 stage[f"pool{number}"] = nn.MaxPool2d(2)
         stages.append(_named(**stage))
@@ -284,9 +350,9 @@ def cp_resnet(
         stem,
         stages,
         in_channels=in_channels,
-        n_features=channels,
+        n_features=before,
         n_classes=n_classes,
-        options={"rho": rho, "width": width, "blocks": list(blocks)},
+        options=options,
         generator=generator,
     )
     return network if damping is None else damp(network, damping)
@@ -308,6 +374,23 @@ def _check_options(rho: int, width: int, blocks: Sequence[int]) -> tuple[int, ..
             "1 to 4, 0 to 4 and 0 to 4, such as (4, 3, 0)"
         )
     return tuple(int(count) for count in blocks)
+
+
+def _check_channels(
+    channels: Sequence[Sequence[int]] | None, width: int, blocks: Sequence[int]
+) -> list[list[int]]:
+    """Per stage its channels and its blocks' inner channels, given or by the width."""
+    if channels is None:
+        return [[width * 2**i] * (1 + count) for i, count in enumerate(blocks)]
+    sizes = [list(row) for row in channels]
+    if [len(row) for row in sizes] != [1 + count for count in blocks] or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for row in sizes for n in row
+    ):
+        raise ValueError(
+            f"channels = {channels!r}: must be, for each of the three stages, its channels and "
+            "then the inner channels of each of its blocks, all 1 or more"
+        )
+    return sizes
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
