@@ -164,7 +164,7 @@ class BasicBlock(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.norm1(self.conv1(x)))
+        y: Tensor = self.relu1(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         # In place: batch norm needs its input for the gradient, not its output.
         y = self.relu2(y.add_(self.shortcut(x)))
