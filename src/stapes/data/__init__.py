@@ -2,7 +2,7 @@
 
 from stapes.data.corpora import Corpus, corpus_names, detect_corpus, get_corpus
 from stapes.data.fetch import fetch_corpus
-from stapes.data.manifest import Clip, Dataset, load_dataset
+from stapes.data.manifest import Clip, Dataset, load_dataset, write_manifest
 from stapes.data.scan import Finding, Scan, check, fingerprint, scan
 from stapes.data.splits import (
     Split,
@@ -37,4 +37,5 @@ __all__ = [
     "official_splits",
     "scan",
     "shared_sources",
+    "write_manifest",
 ]

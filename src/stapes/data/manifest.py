@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,8 +18,9 @@ from stapes.data.clips import Clip, Dataset, SplitWord
 from stapes.data.corpora import detect_corpus, get_corpus
 from stapes.data.tables import MANIFEST_SUFFIXES, AudioFinder, Row, read_table
 from stapes.errors import DataError
+from stapes.files import write_text
 
-__all__ = ["Clip", "Dataset", "load_dataset"]
+__all__ = ["Clip", "Dataset", "load_dataset", "write_manifest"]
 
 _FEW = 5  # how many names a message lists before it only counts
 
@@ -83,6 +87,38 @@ def load_dataset(
     if group_by is not None:
         dataset = replace(dataset, clips=tuple(_grouped(dataset.clips, group_by)))
     return dataset
+
+
+def write_manifest(path: Path, clips: Iterable[Clip]) -> None:
+    """Write clips as a table that :func:`load_dataset` reads back, paths relative to the table.
+
+    Args:
+        path: the ``.csv`` file; its folder must exist.
+        clips: their folds, groups and parts become columns where any clip has one.
+
+    Raises:
+        StapesError: the disk is full or the place cannot be written to.
+    """
+    clips = list(clips)
+    columns = ["path", "label", "start", "end"]
+    columns += [c for c in ("group", "fold", "split") if any(getattr(clip, c) for clip in clips)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for clip in clips:
+        place = clip.path.resolve()
+        try:
+            relative = os.path.relpath(place, path.parent.resolve())
+        except ValueError:  # another drive
+            relative = str(place)
+        cells = [relative, clip.label]
+        for column in columns[2:]:
+            value = getattr(clip, column)
+            cells.append(
+                "" if value is None else repr(value) if column in ("start", "end") else value
+            )
+        writer.writerow(cells)
+    write_text(path, text.getvalue())
 
 
 def _from_folders(root: Path) -> Dataset:
