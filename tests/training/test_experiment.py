@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 import stapes
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.metrics import Score
+from stapes.training.experiment import open_run, read_run
 
 TINY = (
     "training.epochs=3", "model.width=4", "model.blocks=[2, 1, 0]", "features.n_mels=32",
@@ -98,6 +99,29 @@ def test_evaluate_repeats_the_score(trained: stapes.training.TrainResult, tmp_pa
     result = stapes.evaluate(trained.model, member.folder / "test.csv", cache=tmp_path)
     assert result.score.accuracy == trained.score.accuracy
     np.testing.assert_allclose(result.probabilities, member.probabilities, atol=1e-5)
+
+
+def test_a_run_folder_gives_its_recordings_and_parts_back(
+    hits: Path, trained: stapes.training.TrainResult, tmp_path: Path
+) -> None:
+    dataset, recipe = read_run(trained.folder)
+    assert recipe == trained.recipe
+    assert [c.path.resolve() for c in dataset.clips] == [
+        c.path.resolve() for c in trained.dataset.clips
+    ]
+    run, splits, _ = open_run(dataset, recipe, out=tmp_path / "again", cache=tmp_path)
+    assert [split.name for split in splits] == ["official"]
+    np.testing.assert_array_equal(splits[0].test, trained.members[0].split.test)
+    np.testing.assert_array_equal(splits[0].train, trained.members[0].split.train)
+    np.testing.assert_array_equal(run.groups, trained.groups)
+    with pytest.raises(StapesError, match="no run folder"):
+        read_run(hits.parent)
+    (trained.folder / "clips.csv").rename(trained.folder / "gone")
+    try:
+        with pytest.raises(StapesError, match=r"no clips\.csv.*train nothing twice"):
+            read_run(trained.folder)
+    finally:
+        (trained.folder / "gone").rename(trained.folder / "clips.csv")
 
 
 def test_classify_agrees_with_evaluate(trained: stapes.training.TrainResult) -> None:

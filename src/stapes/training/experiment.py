@@ -41,7 +41,7 @@ from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.tensorboard import require_tensorboard
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "open_run", "read_run", "train"]
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,6 @@ def train(
         ConfigError: the recipe is wrong.
         StapesError: the output folder belongs to another run, or cannot be written.
     """
-    reporter = reporter or Silent()
-    if tensorboard:
-        require_tensorboard()
-    if n_seeds < 1:
-        raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
-    if not 0 <= seed < 2**63 - n_seeds:
-        raise StapesError(f"--seed {seed}: must be 0 or more, and below 2**63.")
-    if not 0 < test_fraction < 1:
-        raise StapesError(f"--test-fraction {test_fraction:g}: must be above 0 and below 1.")
     if isinstance(data, Dataset) and (corpus is not None or group_by is not None):
         raise ValueError("corpus and group_by go with a folder or manifest, not with a Dataset")
     if isinstance(recipe, Recipe):
@@ -150,9 +141,65 @@ def train(
             raise ValueError("overrides go with a recipe's name or file")
     else:
         recipe = load_recipe(recipe, overrides)
+    if n_seeds < 1:
+        raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
+    if not 0 <= seed < 2**63 - n_seeds:
+        raise StapesError(f"--seed {seed}: must be 0 or more, and below 2**63.")
+    if not 0 < test_fraction < 1:
+        raise StapesError(f"--test-fraction {test_fraction:g}: must be above 0 and below 1.")
+    if tensorboard:
+        require_tensorboard()
     dataset = (
         data if isinstance(data, Dataset) else load_dataset(data, corpus=corpus, group_by=group_by)
     )
+    run, splits, notes = open_run(
+        dataset,
+        recipe,
+        out=out,
+        folds=folds,
+        fold=fold,
+        test_fraction=test_fraction,
+        seed=seed,
+        force=force,
+        cache=cache,
+        workers=workers,
+        device=device,
+        tensorboard=tensorboard,
+        reporter=reporter,
+        command=command,
+    )
+    tasks = [(split, s) for split in splits for s in range(seed, seed + n_seeds)]
+    if final and len(splits) > 1:
+        tasks.append((_everything(run.dataset, run.groups, run.recipe, seed), seed))
+    with run.locked():
+        return _carry_out(run, tasks, notes, workers=workers)
+
+
+def open_run(
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    folds: int | None = None,
+    fold: str | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    force: bool = False,
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    tensorboard: bool = False,
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> tuple[Run, list[Split], list[str]]:
+    """Listen to the recordings, make or take the splits and fill in the recipe; train nothing yet.
+
+    Args and errors: as for :func:`train`.
+
+    Returns:
+        What all members of the run share, the splits, and notes for the reader of a score.
+    """
+    reporter = reporter or Silent()
     accelerator = make_accelerator(device, recipe.training.precision)
     reporter = reporter if accelerator.is_main_process else Silent()
     cache = Path(cache) if cache is not None else default_cache_folder()
@@ -204,11 +251,43 @@ def train(
         tensorboard=tensorboard,
     )
     _refuse_small_input(run)
-    tasks = [(split, s) for split in splits for s in range(seed, seed + n_seeds)]
-    if final and len(splits) > 1:
-        tasks.append((_everything(dataset, groups, recipe, seed), seed))
-    with run.locked():
-        return _carry_out(run, tasks, notes, workers=workers)
+    return run, splits, notes
+
+
+def read_run(folder: str | Path) -> tuple[Dataset, Recipe]:
+    """The recordings of a run, with the parts they had in it, and its resolved recipe.
+
+    Args:
+        folder: a run folder, where all recordings still are.
+
+    Raises:
+        StapesError: no run folder, or one of a version that did not leave its clips.
+        DataError: recordings are missing.
+        ConfigError: its recipe cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "plan.json").is_file():
+        raise StapesError(f"{folder}: no run folder; give the folder that 'stapes train' wrote.")
+    if not (folder / "clips.csv").is_file():
+        raise StapesError(
+            f"{folder}: this run does not say which recordings it used (no clips.csv); run the "
+            "same 'stapes train' again, it will add the file and train nothing twice."
+        )
+    dataset = load_dataset(folder / "clips.csv")
+    try:
+        facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+        described = replace(
+            dataset,
+            name=str(facts["name"]),
+            licence=str(facts["licence"]),
+            citation=str(facts["citation"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StapesError(
+            f"{folder / 'data.json'}: damaged or missing ({error}); run the same 'stapes train' "
+            "again, it will write the file anew."
+        ) from None
+    return described, load_recipe(folder / "recipe.toml")
 
 
 def _carry_out(

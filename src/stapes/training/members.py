@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
-import os
 import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +21,7 @@ from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.config import Recipe, to_toml
-from stapes.data import Dataset, Scan, Split
+from stapes.data import Clip, Dataset, Scan, Split, write_manifest
 from stapes.data.loader import FeatureStore
 from stapes.errors import StapesError
 from stapes.evaluation.evaluate import store_probabilities
@@ -154,11 +151,30 @@ class Run:
                 )
             write_text(path, json.dumps(plan, indent=1))
             write_text(self.folder / "recipe.toml", to_toml(self.recipe))
+            self._describe_data([split for split, _ in tasks])
             for rest in self.folder.rglob(".*.partial"):  # of runs that were killed while saving
                 rest.unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
 
-    def member(self, split: Split, seed: int, number: int, count: int) -> Member:
+    def _describe_data(self, splits: Sequence[Split]) -> None:
+        """Leave the clips with their sources and parts, so that the run can be taken up again."""
+        clips = _with_groups(self.dataset, self.groups, np.arange(len(self.dataset)))
+        tested = {split.name: split for split in splits if split.test.size}
+        for split in tested.values():
+            if len(tested) > 1:
+                for i in split.test:
+                    clips[i] = replace(clips[i], fold=split.name)
+                continue
+            for word, part in (
+                ("train", split.train), ("validation", split.validation), ("test", split.test)
+            ):  # fmt: skip
+                for i in part:
+                    clips[i] = replace(clips[i], split=word)
+        write_manifest(self.folder / "clips.csv", clips)
+        facts = {key: getattr(self.dataset, key) for key in ("name", "licence", "citation")}
+        write_text(self.folder / "data.json", json.dumps(facts, indent=1))
+
+    def member(self, split: Split, seed: int, number: int = 0, count: int = 1) -> Member:
         """Train one model, or take it from disk if it is finished there."""
         folder, fingerprint = self.member_folder(split, seed), self.fingerprint(split, seed)
         path = folder / "model.safetensors"
@@ -186,18 +202,19 @@ class Run:
 
             if self.tensorboard and self.accelerator.is_main_process:
                 watchers.append(stack.enter_context(curves(folder / "tensorboard")))
+            examples = Examples(
+                source=self.store,
+                targets=self.dataset.targets,
+                train=split.train,
+                validation=split.validation,
+                n_classes=len(self.dataset.labels),
+                frame_rate=self.frontend.frame_rate(self.store.window),
+                decibel=self.frontend.decibel(),
+            )
             history = fit(
                 network,
                 normalizer,
-                Examples(
-                    source=self.store,
-                    targets=self.dataset.targets,
-                    train=split.train,
-                    validation=split.validation,
-                    n_classes=len(self.dataset.labels),
-                    frame_rate=self.frontend.frame_rate(self.store.window),
-                    decibel=self.frontend.decibel(),
-                ),
+                examples,
                 self.recipe,
                 seed=seed,
                 folder=folder,
@@ -207,14 +224,16 @@ class Run:
                 on_epoch=tell,
             )
         network.to("cpu").to(memory_format=torch.contiguous_format)
-        draft = Bundle(
-            self.frontend, normalizer.cpu().eval(), network.eval(), self.dataset.labels, self.recipe
-        )
+        normalizer = normalizer.cpu().eval()
+        reduction: dict[str, Any] = {}
+        draft = Bundle(self.frontend, normalizer, network.eval(), self.dataset.labels, self.recipe)
         probabilities = store_probabilities(draft, self.store, split.test)
-        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities)
+        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, reduction)
         self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
         if self.accelerator.is_main_process:
-            _write_test_manifest(folder / "test.csv", self.dataset, self.groups, split)
+            if split.test.size:  # so that 'stapes evaluate' can repeat the score
+                test = _with_groups(self.dataset, self.groups, split.test)
+                write_manifest(folder / "test.csv", test)
             save_bundle(bundle, path)
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
         self.accelerator.wait_for_everyone()
@@ -227,6 +246,7 @@ class Run:
         seed: int,
         fingerprint: str,
         probabilities: NDArray[np.float64],
+        reduction: dict[str, Any],
     ) -> Bundle:
         scored = None
         if split.test.size:
@@ -252,6 +272,8 @@ class Run:
             "command": self.command,
             "versions": _versions(),
         }
+        if reduction:
+            facts["reduction"] = reduction
         return replace(draft, metadata=facts)
 
 
@@ -272,26 +294,14 @@ def _epoch_line(title: str, row: dict[str, Any], recipe: Recipe) -> str:
     return text
 
 
-def _write_test_manifest(
-    path: Path, dataset: Dataset, groups: NDArray[np.int64], split: Split
-) -> None:
-    """The test part as a manifest, so that ``stapes evaluate`` can repeat the score."""
-    if not split.test.size:
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "label", "start", "end", "group"])
-    for i in split.test:
-        clip = dataset.clips[i]
-        place = clip.path.resolve()
-        try:
-            relative = os.path.relpath(place, path.parent.resolve())
-        except ValueError:  # another drive
-            relative = str(place)
-        start = "" if clip.start is None else repr(clip.start)
-        end = "" if clip.end is None else repr(clip.end)
-        writer.writerow([relative, clip.label, start, end, f"source-{groups[i]}"])
-    write_text(path, text.getvalue())
+def _with_groups(
+    dataset: Dataset, groups: NDArray[np.int64], indices: NDArray[np.int64]
+) -> list[Clip]:
+    """Clips without their declared parts, each with the number of its source."""
+    return [
+        replace(dataset.clips[i], group=f"source-{groups[i]}", fold=None, split=None)
+        for i in indices
+    ]
 
 
 def _versions() -> dict[str, str]:
