@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stapes.cli import cache, data, evaluate, inspect, predict, recipes, train
+from stapes.cli import cache, compare, data, evaluate, inspect, predict, recipes, train
 
 __all__ = ["app"]
 
@@ -42,6 +42,7 @@ def _main(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
 app.command("inspect")(inspect.inspect)
 app.command("recipes")(recipes.recipes)
 app.command("cache")(cache.cache)
