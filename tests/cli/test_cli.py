@@ -173,6 +173,15 @@ def test_evaluate_repeats_the_run(model: Path) -> None:
     assert tree["accuracy"] == metrics["pooled"]["accuracy"]
 
 
+def test_compare_says_that_a_run_equals_itself(model: Path, tmp_path: Path) -> None:
+    done = run("compare", model.parent, model.parent, "--format", "json")
+    first, second = json.loads(done.stdout)
+    metrics = json.loads((model.parent / "metrics.json").read_text())
+    assert first["accuracy"] == metrics["pooled"]["accuracy"]
+    assert second["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    assert_clear(run("compare", model.parent, tmp_path), str(tmp_path), "no finished model")
+
+
 def test_data_check_lists_what_is_wrong(hit: Path, tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()
