@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,24 @@ NAMES = {
 }
 
 
+# Inside a decomposed convolution.
+PARTS = {"conv1": "reduce", "conv2": "core", "conv3": "expand"}
+
+
 def load_golden(path: Path, **options: object) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
     with np.load(path) as stored:
         arrays = {name: torch.from_numpy(stored[name]) for name in stored.files}
     x, expected = arrays.pop("__input"), arrays.pop("__output")
     model = create_model(
-        "cp_resnet", n_classes=expected.shape[1], in_channels=x.shape[1], width=8, **options
+        "cp_resnet", n_classes=expected.shape[1], in_channels=x.shape[1], **options
     )
     state = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     for name, array in arrays.items():
         for theirs, ours in NAMES.items():
             name = name.replace(theirs, ours)
+        name = re.sub(
+            r"(?<=conv[12]\.|\.conv\.)(conv[123])(?=\.weight)", lambda m: PARTS[m[1]], name
+        )
         raw = name.replace("weight", "parametrizations.weight.original")
         state[raw if raw in model.state_dict() else name] = array
     model.load_state_dict(state, strict=True)
@@ -47,8 +55,9 @@ def load_golden(path: Path, **options: object) -> tuple[nn.Module, torch.Tensor,
 @pytest.mark.parametrize(
     ("file", "options"),
     [
-        ("cp_resnet_rho7_width8.npz", {"rho": 7}),
-        ("cp_resnet_damped_rho4_width8.npz", {"rho": 4, "damping": 0.1}),
+        ("cp_resnet_rho7_width8.npz", {"rho": 7, "width": 8}),
+        ("cp_resnet_damped_rho4_width8.npz", {"rho": 4, "width": 8, "damping": 0.1}),
+        ("cp_resnet_decomposed_rho5_width16.npz", {"rho": 5, "width": 16, "decomposition": 4}),
     ],
 )
 def test_logits_agree_with_the_authors_network(
@@ -63,9 +72,9 @@ def test_logits_agree_with_the_authors_network(
 @pytest.mark.shared
 def test_parameter_counts_agree_with_the_paper(shared: Path) -> None:
     rows = json.loads((shared / "golden" / "cp_resnet_counts.json").read_text())["counts"]
-    plain = [row for row in rows if row["decomposition"] is None]
-    assert len(plain) == 7
-    for row in plain:
+    assert len(rows) == 10
+    assert sum(row["decomposition"] is not None for row in rows) == 3
+    for row in rows:
         model = create_model(
             "cp_resnet",
             n_classes=row["classes"],
@@ -73,6 +82,7 @@ def test_parameter_counts_agree_with_the_paper(shared: Path) -> None:
             rho=row["rho"],
             width=row["width"],
             blocks=row["blocks"],
+            decomposition=row["decomposition"],
             damping=0.1,  # has no parameters of its own
         )
         assert sum(p.numel() for p in model.parameters()) == row["parameters"], row["paper"]

@@ -15,6 +15,7 @@ from stapes.models import (
     ReceptiveField,
     create_model,
     layer_receptive_fields,
+    published_receptive_field,
     receptive_field,
 )
 
@@ -140,28 +141,42 @@ def test_max_pooling_sees_what_some_input_shows() -> None:
 
 
 @pytest.mark.shared
-def test_cp_resnet_agrees_with_the_golden_fields(shared: Path) -> None:
-    """The golden values count two things differently from the gradient, and only these.
-
-    They leave out the second tap of each pooling and count the convolution in front of a pooling
-    at the stride behind it.
-    """
+def test_the_published_count_agrees_with_the_golden_fields(shared: Path) -> None:
     golden = json.loads((shared / "golden" / "cp_resnet_counts.json").read_text())
     assert len(golden["max_receptive_field"]) == 22
     for rho, expected in golden["max_receptive_field"].items():
-        model = create_model("cp_resnet", n_classes=2, width=1, rho=int(rho), blocks=(4, 4, 4))
-        fields = layer_receptive_fields(model)
-        size = fields["stem.conv"].time.size
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d) and ".block" in name:
-                block, part = name.rsplit(".", 1)
-                pool = block.replace("block", "pool")
-                behind = pool if part == "conv2" and pool in fields else name
-                size += (module.kernel_size[1] - 1) * fields[behind].time.stride
-        assert size == expected, rho
-        # What the units see: each 3x3 at the stride it reads, each pooling one tap further.
-        assert receptive_field(model).time.size == fields["stage3"].time.size
-    assert receptive_field(model).time == AxisField(size=583, stride=16, offset=-283)
+        assert published_receptive_field(int(rho)) == expected, rho
+    # Beyond the blocks that are kept nothing grows.
+    assert published_receptive_field(7, (4, 3, 0)) == golden["max_receptive_field"]["7"]
+    assert published_receptive_field(21, (4, 3, 0)) == golden["max_receptive_field"]["12"]
+    assert published_receptive_field(21, (4, 0, 0)) == golden["max_receptive_field"]["6"]
+    assert published_receptive_field(21, (1, 0, 0)) == golden["max_receptive_field"]["0"]
+
+
+@pytest.mark.parametrize("blocks", [(4, 4, 4), (4, 3, 0), (3, 2, 1), (2, 0, 4), (1, 0, 0)])
+def test_the_published_count_differs_from_the_gradients_support_in_two_things_only(
+    blocks: tuple[int, int, int],
+) -> None:
+    poolings = sum((2, 4, 8)[: sum(block <= blocks[0] for block in (1, 2, 4))])
+    for rho in range(22):
+        model = create_model("cp_resnet", n_classes=2, width=1, rho=rho, blocks=blocks)
+        # Stride in front of each pooling whose convolution before it is 3x3: counted twice.
+        early = sum(
+            2 * stride
+            for number, stride in ((1, 2), (2, 4), (4, 8))
+            if number <= blocks[0]
+            and getattr(model.stage1, f"block{number}").conv2.kernel_size[0] == 3
+        )
+        seen = receptive_field(model).time.size
+        assert published_receptive_field(rho, blocks) == seen - poolings + early
+        assert seen == layer_receptive_fields(model)["head.conv"].time.size
+
+
+def test_the_published_count_refuses_what_the_network_refuses() -> None:
+    with pytest.raises(ValueError, match="rho = 22"):
+        published_receptive_field(22)
+    with pytest.raises(ValueError, match="blocks ="):
+        published_receptive_field(3, (4, 3))
 
 
 @pytest.mark.parametrize(

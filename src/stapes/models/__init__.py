@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from stapes.models.complexity import Complexity, LayerComplexity, count_complexity
 from stapes.models.damping import FrequencyDamping, damp, damping_of, fold_damping
+from stapes.models.low_rank import LayerDecomposition, decompose
 from stapes.models.receptive_field import (
     AxisField,
     ReceptiveField,
     layer_receptive_fields,
+    published_receptive_field,
     receptive_field,
 )
 from stapes.models.registry import (
@@ -23,16 +25,19 @@ __all__ = [
     "Complexity",
     "FrequencyDamping",
     "LayerComplexity",
+    "LayerDecomposition",
     "Network",
     "ReceptiveField",
     "count_complexity",
     "create_model",
     "damp",
     "damping_of",
+    "decompose",
     "fold_damping",
     "layer_receptive_fields",
     "model_names",
     "model_options",
+    "published_receptive_field",
     "receptive_field",
     "register_model",
 ]

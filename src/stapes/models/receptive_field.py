@@ -20,6 +20,9 @@ excitation), the map keeps its own field and is marked as having global context.
 The network is run once without arithmetic and every operation is watched, so functional calls,
 branches and parametrized weights are all seen. What the network does is what counts; an operation
 that is not known here is refused only if it lies on the way to the answer.
+
+:func:`published_receptive_field` counts as the authors of CP-ResNet do, so that their tables and
+figures can be compared with; that is not what the units see.
 """
 
 from __future__ import annotations
@@ -32,9 +35,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from stapes.models.cp_resnet import BasicBlock, cp_resnet
 from stapes.models.tracing import input_channels, meta_input, run_on_meta
 
-__all__ = ["AxisField", "ReceptiveField", "layer_receptive_fields", "receptive_field"]
+__all__ = [
+    "AxisField",
+    "ReceptiveField",
+    "layer_receptive_fields",
+    "published_receptive_field",
+    "receptive_field",
+]
 
 # Large enough for every pooling of a deep network; it costs nothing, nothing is computed.
 _DEFAULT_SIZE = (512, 512)
@@ -123,6 +133,41 @@ def layer_receptive_fields(
     fields: dict[str, ReceptiveField] = {}
     _watch(model, input_size, "forward", fields)
     return fields
+
+
+def published_receptive_field(rho: int, blocks: Sequence[int] = (4, 4, 4)) -> int:
+    """Maximum receptive field of CP-ResNet in bins and frames, as the authors count it.
+
+    The horizontal axis of the figures of Koutini et al. 2020. Their count starts at the 5 taps of
+    the stem and adds ``2 * stride`` for each 3x3 convolution of the blocks. Two things in it are
+    not what a unit sees (the support of its gradient, :func:`receptive_field`): the second tap of
+    each pooling is left out (2, 4 and 8 positions), and a convolution in front of a pooling is
+    counted at the stride behind the pooling (the second one of block 4 of stage 1 for 32 positions
+    instead of 16, for instance). The stem's stride counts in both.
+
+    >>> [published_receptive_field(rho) for rho in (0, 4, 7)]
+    [9, 65, 145]
+
+    Args:
+        rho: as in ``cp_resnet``.
+        blocks: as in ``cp_resnet``; the published values are those of all twelve blocks.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+    network = cp_resnet(n_classes=1, width=1, rho=rho, blocks=blocks, generator=torch.Generator())
+    size, stride = 5, 2
+    for stage in (network.stage1, network.stage2, network.stage3):
+        parts = dict(stage.named_children())
+        for name, part in parts.items():
+            if not isinstance(part, BasicBlock):
+                continue  # a pooling is counted with the block in front of it
+            behind = stride * (2 if name.replace("block", "pool") in parts else 1)
+            for conv, counted in ((part.conv1, stride), (part.conv2, behind)):
+                assert isinstance(conv, nn.Conv2d)
+                size += (conv.kernel_size[1] - 1) * counted
+            stride = behind
+    return size
 
 
 @dataclass(frozen=True, slots=True)
