@@ -420,7 +420,7 @@ def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.numpy().reshape(-1).data)
     return digest.hexdigest()
 
 
@@ -429,11 +429,10 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 class _LimitedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Stop when the tensors made meanwhile take more bytes than this in all.
+    """Stop before the tensors made meanwhile take more bytes than this in all.
 
     A header of a hundred bytes can ask for a network of terabytes; the digest only tells damage
-    from intent. A tensor just made is not yet backed by memory, so that stopping after it is soon
-    enough.
+    from intent.
     """
 
     def __init__(self, limit: int) -> None:
@@ -443,14 +442,23 @@ class _LimitedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        known = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        kwargs = kwargs or {}
+        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if not read and "device" in kwargs:
+            # Makes a tensor from numbers alone: first one without memory, to see its size.
+            self._count(func(*args, **{**kwargs, "device": "meta"}), [])
+            return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        self._count(result, read)
+        return result
+
+    def _count(self, result: Any, read: list[Tensor]) -> None:
+        known = {_storage(tensor) for tensor in read}  # views and results in place cost nothing
         for made in tree_leaves(result):
             if isinstance(made, Tensor) and _storage(made) not in known:
                 self.left -= made.untyped_storage().nbytes()
         if self.left < 0:
-            raise ValueError("its network is too large for the file")
-        return result
+            raise ValueError("it is too large for the file")
 
 
 def _storage(tensor: Tensor) -> int:
