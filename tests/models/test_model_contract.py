@@ -10,17 +10,46 @@ import torch
 from torch import nn
 
 from stapes.errors import UnknownNameError
-from stapes.models import Network, create_model, model_names, model_options, register_model
+from stapes.models import (
+    Network,
+    count_complexity,
+    create_model,
+    layer_receptive_fields,
+    model_names,
+    model_options,
+    receptive_field,
+    register_model,
+)
 
-# Options that make each network small; a network without an entry is tested as it comes.
-SMALL: dict[str, dict[str, Any]] = {"cp_resnet": {"width": 4, "damping": 0.1}}
+# Variants that are tested of each network, by name: options that make it small and change what it
+# is made of. A network without an entry is tested as it comes.
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "cp_resnet": {
+        "damped": {"width": 4, "damping": 0.1},
+        "decomposed": {"width": 8, "decomposition": 4},
+        "damped and decomposed": {"width": 8, "damping": 0.1, "decomposition": 2},
+        "channels": {"width": 4, "channels": ((3, 4, 2, 5, 3), (7, 2, 8, 5), (9,))},
+        "channels, damped and decomposed": {
+            "width": 8,
+            "damping": 0.1,
+            "decomposition": 2,
+            "channels": ((6, 7, 5, 8, 4), (9, 16, 4, 6), (1,)),
+        },
+        "all stages": {"width": 2, "blocks": (4, 4, 4), "damping": 0.1, "rho": 21},
+    }
+}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    f"{name} {variant}".strip(): (name, options)
+    for name in model_names()
+    for variant, options in VARIANTS.get(name, {"": {}}).items()
+}
 
-every_model = pytest.mark.parametrize("name", model_names())
+every_model = pytest.mark.parametrize("case", CASES)
 
 
-def build(name: str, *, n_classes: int = 3, in_channels: int = 2, seed: int = 0) -> Any:
+def build(case: str, *, n_classes: int = 3, in_channels: int = 2, seed: int = 0) -> Any:
+    name, options = CASES[case]
     generator = torch.Generator().manual_seed(seed)
-    options = SMALL.get(name, {})
     return create_model(
         name, n_classes=n_classes, in_channels=in_channels, generator=generator, **options
     )
@@ -31,8 +60,8 @@ def spectrograms(batch: int = 4, channels: int = 2, frames: int = 70) -> torch.T
 
 
 @every_model
-def test_forward_is_head_of_features_with_the_stated_shapes(name: str) -> None:
-    model = build(name).eval()
+def test_forward_is_head_of_features_with_the_stated_shapes(case: str) -> None:
+    model = build(case).eval()
     assert isinstance(model, Network)
     x = spectrograms()
     with torch.no_grad():
@@ -48,8 +77,8 @@ def test_forward_is_head_of_features_with_the_stated_shapes(name: str) -> None:
 
 
 @every_model
-def test_every_parameter_gets_a_gradient(name: str) -> None:
-    model = build(name).train()
+def test_every_parameter_gets_a_gradient(case: str) -> None:
+    model = build(case).train()
     nn.functional.cross_entropy(model(spectrograms()), torch.tensor([0, 1, 2, 0])).backward()
     for label, parameter in model.named_parameters():
         assert parameter.grad is not None, label
@@ -59,14 +88,14 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
 
 @every_model
 @pytest.mark.parametrize("mode", [True, False])
-def test_a_batch_of_one_and_a_single_class_keep_their_axes(name: str, mode: bool) -> None:
-    model = build(name, n_classes=1, in_channels=1).train(mode)
+def test_a_batch_of_one_and_a_single_class_keep_their_axes(case: str, mode: bool) -> None:
+    model = build(case, n_classes=1, in_channels=1).train(mode)
     assert model(spectrograms(batch=1, channels=1)).shape == (1, 1)
 
 
 @every_model
-def test_the_smallest_input_works_and_a_smaller_one_is_explained(name: str) -> None:
-    model = build(name).eval()
+def test_the_smallest_input_works_and_a_smaller_one_is_explained(case: str) -> None:
+    model = build(case).eval()
     least = model.min_input_size
     assert model(torch.zeros(1, 2, least, least)).shape == (1, 3)
     for size in ((least - 1, least), (least, least - 1)):
@@ -77,8 +106,8 @@ def test_the_smallest_input_works_and_a_smaller_one_is_explained(name: str) -> N
 
 
 @every_model
-def test_a_new_classifier_keeps_the_features(name: str) -> None:
-    model = build(name).eval()
+def test_a_new_classifier_keeps_the_features(case: str) -> None:
+    model = build(case).eval()
     x = spectrograms()
     before = model.forward_features(x)
     model.reset_classifier(7, generator=torch.Generator().manual_seed(5))
@@ -92,8 +121,8 @@ def test_a_new_classifier_keeps_the_features(name: str) -> None:
 
 
 @every_model
-def test_settings_and_state_dict_rebuild_the_network(name: str) -> None:
-    model = build(name)
+def test_settings_and_state_dict_rebuild_the_network(case: str) -> None:
+    model = build(case)
     model(spectrograms())  # batch-norm statistics that are not the initial ones
     model.eval()
     again = create_model(**json.loads(json.dumps(model.settings()))).eval()
@@ -103,28 +132,29 @@ def test_settings_and_state_dict_rebuild_the_network(name: str) -> None:
 
 
 @every_model
-def test_the_seed_decides_the_weights_however_many_were_built_before(name: str) -> None:
-    first, second, other = build(name, seed=3), build(name, seed=3), build(name, seed=4)
+def test_the_seed_decides_the_weights_however_many_were_built_before(case: str) -> None:
+    first, second, other = build(case, seed=3), build(case, seed=3), build(case, seed=4)
     weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, second, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 @every_model
-def test_without_a_generator_the_callers_seed_decides(name: str) -> None:
+def test_without_a_generator_the_callers_seed_decides(case: str) -> None:
+    name, options = CASES[case]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        expected = create_model(name, n_classes=2, **SMALL.get(name, {}))
+        expected = create_model(name, n_classes=2, **options)
         torch.manual_seed(3)
-        model = create_model(name, n_classes=2, **SMALL.get(name, {}))
+        model = create_model(name, n_classes=2, **options)
     for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
         assert torch.equal(parameter, other)
 
 
 @every_model
-def test_building_and_evaluating_leave_the_random_state_alone(name: str) -> None:
+def test_building_and_evaluating_leave_the_random_state_alone(case: str) -> None:
     state = torch.get_rng_state()
-    model = build(name).eval()
+    model = build(case).eval()
     with torch.no_grad():
         first = model(spectrograms())
         assert torch.equal(model(spectrograms()), first)
@@ -132,10 +162,23 @@ def test_building_and_evaluating_leave_the_random_state_alone(name: str) -> None
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@every_model
+def test_what_it_costs_and_sees_can_be_told(case: str) -> None:
+    model = build(case)
+    cost = count_complexity(model, spectrograms().shape)
+    assert cost.parameters == sum(p.numel() for p in model.parameters())
+    assert cost.macs > cost.parameters
+    assert cost.bytes_int8 < cost.bytes_float16 < cost.bytes_float32
+    assert cost.peak_activation_bytes >= 4 * spectrograms().numel()
+    fields = layer_receptive_fields(model)
+    assert set(fields) >= {layer.name for layer in cost.layers}
+    assert receptive_field(model).time.size == max(f.time.size for f in fields.values())
+
+
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"network 'cp_resnt'. Did you mean 'cp_resnet'"):
         create_model("cp_resnt", n_classes=2)
-    with pytest.raises(UnknownNameError, match=r"'rhoo'. Did you mean 'rho'\? Known: blocks, channels"):
+    with pytest.raises(UnknownNameError, match=r"'rhoo'. Did you mean 'rho'\? Known: blocks, ch"):
         create_model("cp_resnet", n_classes=2, rhoo=3)
     with pytest.raises(UnknownNameError, match="Known: "):
         model_options("resnet")
@@ -155,6 +198,11 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         ({"blocks": (4, 5, 0)}, "blocks = "),
         ({"blocks": 4}, "blocks = 4"),
         ({"damping": 1.5}, "damping = 1.5: must be a number from 0 to 1"),
+        ({"decomposition": 0}, "decomposition = 0: must be a whole number from 1 to 64"),
+        ({"decomposition": True}, "decomposition = True"),
+        ({"decomposition": 2.5}, "decomposition = 2.5"),
+        ({"channels": ((4, 4), (8,), (16,))}, "channels = .*: must be, for each of the three"),
+        ({"channels": ((4, 4, 4, 4, 0), (8, 8, 8, 8), (16,))}, "all 1 or more"),
     ],
 )
 def test_options_out_of_range_are_named(options: dict[str, Any], message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,11 +53,19 @@ def positions(axis: AxisField, unit: int) -> range:
 
 
 @pytest.mark.parametrize(("rho", "size", "unit"), [(0, 96, 2), (4, 160, 4), (7, 240, 6)])
-@pytest.mark.parametrize("damping", [None, 0.1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"damping": 0.1},
+        {"damping": 0.1, "decomposition": 4},
+        {"channels": ((2, 1, 3, 1, 2), (1, 2, 1, 1), (1,))},
+    ],
+)
 def test_cp_resnet_sees_what_its_gradient_reaches(
-    rho: int, size: int, unit: int, damping: float | None
+    rho: int, size: int, unit: int, options: dict[str, Any]
 ) -> None:
-    model = create_model("cp_resnet", n_classes=2, width=1, rho=rho, damping=damping)
+    model = create_model("cp_resnet", n_classes=2, width=1, rho=rho, **options)
     field = receptive_field(model)
     seen = gradient_support(model, size, unit)
     assert seen == (positions(field.frequency, unit), positions(field.time, unit))
