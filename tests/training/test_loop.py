@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from stapes.compression import finish, prune, remove_channels
+from stapes.compression.masks import prunable_layers
 from stapes.config import Recipe, load_recipe
 from stapes.errors import ConfigError, ModelFileError, StapesError
 from stapes.features import BandNormalizer
-from stapes.models import create_model
+from stapes.models import count_complexity, create_model
 from stapes.training.devices import make_accelerator
 from stapes.training.loop import Examples, fit
 
@@ -64,8 +66,9 @@ def _fit(
     validation: int = 0,
     fingerprint: str = "x",
     seed: int = 0,
+    network: nn.Module | None = None,
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
-    source, network = Planted(), _network()
+    source, network = Planted(), network or _network()
     history = fit(
         network,
         BandNormalizer(1, BANDS),
@@ -118,8 +121,22 @@ VARIANTS = {
     "equal": ("training.averaging=equal", "training.averaging_start_epoch=1"),
     "early": ("training.early_stopping_epochs=2", "training.validation_fraction=0.2"),
     "plain": ("training.averaging=none", "training.optimizer=adam", "training.gradient_clip=1.0"),
+    "pruned": ("pruning.method=magnitude", "pruning.keep=0.4", "pruning.ramp_epochs=2.3"),
+    "pruned for good": (
+        "pruning.method=magnitude", "pruning.keep=0.4", "pruning.ramp_epochs=2",
+        "pruning.returning=false", "training.averaging=equal", "training.averaging_start_epoch=1",
+    ),
+    "channels": (
+        "pruning.method=channels", "pruning.keep=0.6", "pruning.start_epoch=0.4",
+        "pruning.ramp_epochs=1.9",
+    ),
+    "channels for good": (
+        "pruning.method=channels", "pruning.keep=0.6", "pruning.ramp_epochs=2",
+        "pruning.returning=false", "pruning.scope=layer", "training.early_stopping_epochs=1",
+        "training.validation_fraction=0.2",
+    ),
     "balanced": ("training.class_weighting=balanced", "training.label_smoothing=0.1"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -130,7 +147,7 @@ def test_a_stopped_run_ends_with_the_same_weights_to_the_bit(
     monkeypatch.setattr("stapes.training.loop._SAVE_SECONDS", 0.0)
     monkeypatch.setattr("stapes.training.loop._SAVE_STEPS", 2)
     recipe = _recipe(*VARIANTS[variant])
-    validation = 6 if variant == "early" else 0
+    validation = 6 if "training.early_stopping_epochs" in " ".join(VARIANTS[variant]) else 0
     whole, history = _fit(tmp_path / "whole", recipe, validation=validation)
 
     steps_until_stop = iter([1, 3, 4, 7, 2])
@@ -271,3 +288,98 @@ def test_a_second_run_may_choose_another_device(monkeypatch: pytest.MonkeyPatch)
     assert make_accelerator("cpu", "float32").device == torch.device("cpu:0")
     monkeypatch.undo()
     assert make_accelerator("cpu", "float32").device == torch.device("cpu")
+
+
+def _left(network: nn.Module) -> int:
+    return count_complexity(network, (1, 1, BANDS, FRAMES)).nonzero_parameters
+
+
+AVERAGING = {
+    "none": ("training.averaging=none",),
+    "ema": ("training.averaging=ema",),
+    # Snapshots of every third epoch: the last one is older than the final masks.
+    "equal": ("training.averaging=equal", "training.averaging_every_epochs=3"),
+    "best": ("training.early_stopping_epochs=9", "training.validation_fraction=0.2"),
+    "best of ema": (
+        "training.averaging=ema", "training.early_stopping_epochs=9",
+        "training.validation_fraction=0.2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ramp_epochs", [0, 2.3, 4, 7])
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_pruning_ends_at_the_target_whatever_is_averaged(
+    tmp_path: Path, averaging: str, ramp_epochs: float
+) -> None:
+    total = sum(p.numel() for p in _network().parameters())
+    recipe = _recipe(
+        "training.epochs=7", "pruning.method=magnitude", "pruning.keep=0.4",
+        f"pruning.ramp_epochs={ramp_epochs}", *AVERAGING[averaging],
+    )  # fmt: skip
+    validation = 6 if averaging.startswith("best") else 0
+    network, _ = _fit(tmp_path, recipe, validation=validation)
+    assert _left(network) == int(0.4 * total)
+    x = torch.from_numpy(Planted().x[:, 0])
+    with torch.inference_mode():
+        before = network(x)
+        torch.testing.assert_close(finish(network)(x), before, rtol=0, atol=1e-5)
+    assert _left(network) == int(0.4 * total)
+
+
+def test_channels_pruned_in_training_can_be_taken_out(tmp_path: Path) -> None:
+    recipe = _recipe(
+        "training.epochs=6", "pruning.method=channels", "pruning.keep=0.5",
+        "pruning.ramp_epochs=3",
+    )  # fmt: skip
+    network, _ = _fit(tmp_path, recipe)
+    total = sum(p.numel() for p in _network().parameters())
+    x = torch.from_numpy(Planted().x[:, 0])
+    smaller = remove_channels(network)
+    assert 0.4 * total < sum(p.numel() for p in smaller.parameters()) <= 0.5 * total
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(x), network(x), rtol=1e-5, atol=1e-5)
+
+
+def test_only_epochs_after_the_ramp_can_be_the_best(tmp_path: Path) -> None:
+    """The dense network is better at first, and patience is shorter than the ramp."""
+    recipe = _recipe(
+        "training.epochs=12", "training.learning_rate=0.05", "training.averaging=none",
+        "training.early_stopping_epochs=2", "training.validation_fraction=0.2",
+        "training.schedule=constant", "pruning.method=magnitude", "pruning.keep_parameters=60",
+        "pruning.start_epoch=5", "pruning.ramp_epochs=2",
+    )  # fmt: skip
+    network, history = _fit(tmp_path, recipe, validation=9)
+    losses = [row["validation_loss"] for row in history]
+    assert min(losses[:5]) < min(losses[7:])  # else this test shows nothing
+    # Masks are final from the first step of epoch 8 on.
+    best = 7 + int(np.argmin(losses[7:]))
+    assert len(history) == min(best + 1 + 2, 12)
+    assert _left(network) == 60
+    source = Planted()
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(source.x[:9, 0]))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(source.targets[:9]))
+    assert float(loss) == pytest.approx(losses[best], rel=1e-4)
+
+
+def test_a_target_out_of_reach_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"pruning\.keep_parameters = 5: the network needs"):
+        _fit(
+            tmp_path,
+            _recipe(
+                "pruning.method=magnitude", "pruning.keep_parameters=5", "pruning.ramp_epochs=1"
+            ),
+        )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_pruned_in_one_shot_is_fine_tuned_with_its_zeros(tmp_path: Path) -> None:
+    network = prune(_network(), keep=0.5)
+    zeros = [layer.weight == 0 for layer in prunable_layers(network).values()]
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    _fit(tmp_path, _recipe(), network=network)
+    for layer, zero in zip(prunable_layers(network).values(), zeros, strict=True):
+        assert torch.equal(layer.weight == 0, zero)
+    assert not any(torch.equal(p, before[name]) for name, p in network.named_parameters())
+    assert _left(network) == sum(p.numel() for p in _network().parameters()) // 2

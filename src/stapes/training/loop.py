@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stapes.compression import Pruner
 from stapes.config import Recipe
 from stapes.errors import ConfigError, ModelFileError, StapesError
 from stapes.features import BandNormalizer
@@ -98,6 +99,10 @@ def fit(
 ) -> list[dict[str, Any]]:
     """Train a network in place, resuming from ``folder`` if a run was interrupted there.
 
+    With ``recipe.pruning`` the network ends with its masks on (see
+    :mod:`stapes.compression.masks`). Only epochs whose masks are final can be the best one, wait
+    for a better one, or be part of an equal average: an earlier network is larger than asked for.
+
     Args:
         network: freshly built; ends with the final (averaged or best) weights.
         normalizer: fitted to the training part; stays as it is.
@@ -115,7 +120,8 @@ def fit(
         seconds, and validation_loss and validation_accuracy where there is a validation part.
 
     Raises:
-        ConfigError: batches too small to be shared among the processes.
+        ConfigError: batches too small to be shared among the processes; a network that cannot be
+            pruned as the recipe asks.
         StapesError: the loss is no longer a number; the disk is full.
         ModelFileError: the checkpoint or the log is damaged or belongs to another run.
     """
@@ -133,6 +139,10 @@ def fit(
     normalizer.to(device)
     # A third faster or more on a CPU for these shapes.
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # Before the network is wrapped and its state restored: masks are part of both.
+    pruner = None
+    if recipe.pruning.method != "none":
+        pruner = Pruner(network, recipe.pruning, epochs)
     make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     optimizer: Any = make(
         _decay_groups(network, config.weight_decay), lr=config.learning_rate, fused=True
@@ -195,6 +205,8 @@ def fit(
                 rate = learning_rate(config, epoch + step / len(batches))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                if pruner is not None:
+                    pruner.update(epoch, step, len(batches))
                 clips, windows = (
                     np.array_split(part, accelerator.num_processes)[accelerator.process_index]
                     for part in batches[step]
@@ -251,7 +263,8 @@ def fit(
             total = accelerator.reduce(sums, reduction="sum").cpu()
             _refuse_not_finite(float(total[0]), "training", epoch)
             progress.epoch, progress.step = epoch + 1, 0
-            if average is not None and config.averaging == "equal":
+            settled = pruner is None or pruner.settled(progress.epoch, len(batches))
+            if average is not None and config.averaging == "equal" and settled:
                 since = progress.epoch - config.averaging_start_epoch
                 if since > 0 and since % config.averaging_every_epochs == 0:
                     average.update(network)
@@ -269,13 +282,14 @@ def fit(
                 loss_now, accuracy_now = broadcast(measured).tolist()
                 _refuse_not_finite(loss_now, "validation", epoch)
                 row |= {"validation_loss": loss_now, "validation_accuracy": accuracy_now}
-                if progress.best_loss is None or loss_now < progress.best_loss:
+                if settled and (progress.best_loss is None or loss_now < progress.best_loss):
                     progress.best_loss, progress.best_epoch = loss_now, progress.epoch
                     if config.early_stopping_epochs is not None:
                         best = {k: v.detach().clone() for k, v in current.items()}
             patience = config.early_stopping_epochs
             progress.finished = progress.epoch >= epochs or (
                 patience is not None
+                and settled
                 and examples.validation.size > 0
                 and progress.epoch - progress.best_epoch >= patience
             )
