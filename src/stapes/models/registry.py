@@ -10,15 +10,23 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from stapes.errors import UnknownNameError
 from stapes.models.cp_resnet import cp_resnet
+from stapes.models.quantized import int8_structure, is_quantized
 
-__all__ = ["Network", "create_model", "model_names", "model_options", "register_model"]
+__all__ = [
+    "Network",
+    "create_model",
+    "model_names",
+    "model_options",
+    "network_settings",
+    "register_model",
+]
 
 
 @runtime_checkable
@@ -57,7 +65,7 @@ Builder = Callable[..., nn.Module]
 _BUILDERS: dict[str, Builder] = {"cp_resnet": cp_resnet}
 
 # Arguments of create_model itself, not options of a network.
-_COMMON = ("n_classes", "in_channels", "generator")
+_COMMON = ("n_classes", "in_channels", "generator", "precision")
 
 
 def register_model(name: str, builder: Builder) -> None:
@@ -99,6 +107,7 @@ def create_model(
     n_classes: int,
     in_channels: int = 1,
     generator: torch.Generator | None = None,
+    precision: Literal["float32", "int8"] = "float32",
     **options: Any,
 ) -> nn.Module:
     """Build a network with fresh weights.
@@ -112,10 +121,13 @@ def create_model(
         n_classes: number of logits, 1 or more.
         in_channels: channels of the spectrogram, 1 or more.
         generator: source of the initial weights; none: torch's default generator.
+        precision: ``"int8"``: the structure of the network quantised, to be filled with a stored
+            state; see :func:`stapes.models.quantized.int8_structure`.
         **options: the network's own, see :func:`model_options`.
 
     Returns:
-        The network, in training mode; it satisfies :class:`Network`.
+        The network, in training mode (with int8: in evaluation mode, it has no other); it satisfies
+        :class:`Network`.
 
     Raises:
         UnknownNameError: unknown network or option.
@@ -128,6 +140,18 @@ def create_model(
     for label, value in (("n_classes", n_classes), ("in_channels", in_channels)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{label} = {value!r}: must be a whole number, 1 or more")
-    return _BUILDERS[name](
+    if precision not in ("float32", "int8"):
+        raise ValueError(f'precision = {precision!r}: must be "float32" or "int8"')
+    network = _BUILDERS[name](
         n_classes=n_classes, in_channels=in_channels, generator=generator, **options
     )
+    return int8_structure(network) if precision == "int8" else network
+
+
+def network_settings(network: nn.Module) -> dict[str, Any]:
+    """Plain JSON values that rebuild a network: ``create_model(**network_settings(network))``.
+
+    What the network says of itself, and its precision if it computes in eight bits.
+    """
+    settings: dict[str, Any] = network.settings()  # type: ignore[operator]
+    return settings | ({"precision": "int8"} if is_quantized(network) else {})

@@ -1,0 +1,106 @@
+"""Batch norm written into the weights of the layer in front of it.
+
+In evaluation, batch norm is one factor and one summand per channel, and a convolution or linear
+layer takes both in::
+
+    gain = gamma / sqrt(variance + eps)
+    weight' = gain * weight        bias' = beta + gain * (bias - mean)
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from stapes.models.dataflow import Dataflow, norm_after, trace_dataflow
+
+__all__ = ["fold_batch_norm", "fold_norms_of", "fold_parametrizations", "replace_module"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+def fold_parametrizations(network: ModuleT) -> ModuleT:
+    """Make every parametrized weight of a network plain, in place: damping, masks, all of it.
+
+    Returns:
+        The same network, with the same function.
+    """
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(cast(nn.ModuleDict, module.parametrizations)):
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            if "bias" in module._parameters:  # back behind the weight, where it was
+                module.register_parameter("bias", module._parameters.pop("bias"))
+    return network
+
+
+def fold_batch_norm(network: ModuleT) -> ModuleT:
+    """A copy of a network whose batch norms are part of the layers in front of them.
+
+    Every convolution or linear layer whose output is read by a batch norm and nothing else; the
+    pairs are found by running the network, so any network will do. A batch norm that reads
+    something else (a sum, a concatenation) stays. Damping and masks are folded first.
+
+    Args:
+        network: it is not changed.
+
+    Returns:
+        The copy, in evaluation mode, with biases, and :class:`torch.nn.Identity` in place of the
+        batch norms. Its outputs are those of the network in evaluation mode up to rounding.
+    """
+    folded = fold_parametrizations(copy.deepcopy(network)).eval()
+    fold_norms_of(folded, trace_dataflow(folded))
+    return folded
+
+
+def fold_norms_of(network: nn.Module, flow: Dataflow) -> None:
+    """Fold in place, with the pairs that a trace of the network shows.
+
+    A parametrization that treats output channels alike (damping, masks) stays.
+    """
+    for name, module in list(network.named_modules()):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or not flow.calls(name):
+            continue
+        found = norm_after(network, flow, name)
+        if found is not None:
+            _fold(module, found[1])
+            replace_module(network, found[1], nn.Identity())
+
+
+def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put another module wherever a network has a certain one, in the same mode."""
+    new.train(old.training)
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+@torch.no_grad()
+def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    gain = (variance.double() + norm.eps).rsqrt()
+    shift = -mean.double() if layer.bias is None else layer.bias.double() - mean.double()
+    if norm.affine:
+        gain = gain * norm.weight.double()
+    shift = shift * gain
+    if norm.affine:
+        shift = shift + norm.bias.double()
+    weight = layer.weight.detach()
+    scaled = (weight.double() * gain.view(-1, *[1] * (weight.ndim - 1))).to(weight.dtype)
+    if parametrize.is_parametrized(layer, "weight"):
+        stacked = cast(nn.ModuleDict, layer.parametrizations)["weight"]
+        raw = stacked.get_parameter("original")
+        kept = raw.clone()
+        raw.mul_(gain.to(raw.dtype).view(-1, *[1] * (raw.ndim - 1)))
+        if not torch.allclose(layer.weight, scaled, rtol=1e-5, atol=0):
+            raw.copy_(kept)
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            layer.weight.copy_(scaled)
+    else:
+        layer.weight.copy_(scaled)
+    layer.bias = nn.Parameter(shift.to(weight.dtype))
