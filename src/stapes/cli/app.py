@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stapes.cli import cache, compare, data, evaluate, inspect, predict, recipes, train
+from stapes.cli import cache, compare, data, evaluate, explain, inspect, predict, recipes, train
 
 __all__ = ["app"]
 
@@ -43,6 +43,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("recipes")(recipes.recipes)
 app.command("cache")(cache.cache)

@@ -1,0 +1,111 @@
+"""``stapes explain``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from stapes.cli.terminal import Terminal, print_table
+
+__all__ = ["explain"]
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Recordings or folders of them [the test recordings of the run]."),
+    ] = None,
+    receptive_field: Annotated[
+        bool,
+        typer.Option(
+            "--receptive-field",
+            help="How far one unit really looks in frequency and time, before and after damping.",
+        ),
+    ] = False,
+    most: Annotated[
+        int, typer.Option("--most", help="Use at most this many recordings.", min=1)
+    ] = 64,
+    seed: Annotated[int, typer.Option(help="Of the random signs of the measurement.", min=0)] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Picture: .png, .svg or .pdf [receptive-field.png]."),
+    ] = None,
+    format: Annotated[Literal["text", "json"], typer.Option(help="Of the numbers.")] = "text",
+) -> None:
+    """Show what a model listens to.
+
+    stapes explain --receptive-field RUN draws receptive-field.png and prints its numbers.
+    """
+    from stapes.errors import StapesError
+
+    if not receptive_field:
+        raise StapesError("Say what to explain: stapes explain --receptive-field MODEL.")
+    failed = _receptive_field(
+        model, recordings or [], most, seed, out or Path("receptive-field.png"), format
+    )
+    if failed:
+        sys.stderr.write(f"{failed} of the recordings could not be read.\n")
+        raise typer.Exit(1)
+
+
+def _receptive_field(
+    model: Path, recordings: list[Path], most: int, seed: int, out: Path, format: str
+) -> int:
+    """Measure, draw and print; gives the number of recordings that could not be read."""
+    from stapes.bundle import load_bundle
+    from stapes.explain import draw_receptive_field, receptive_field_on_recordings
+    from stapes.explain.figures import check_figure_name
+    from stapes.explain.recordings import find_recordings, recordings_of_run
+
+    check_figure_name(out)
+    bundle = load_bundle(model)
+    clips = find_recordings(recordings, most) if recordings else recordings_of_run(model, most)
+    bad = []
+    with Terminal() as terminal:
+
+        def unreadable(error: Exception) -> None:
+            bad.append(error)
+            terminal.note(f"Error: {error}")
+
+        found = receptive_field_on_recordings(
+            bundle,
+            clips,
+            seed=seed,
+            unreadable=unreadable,
+            progress=lambda done, total: terminal.progress("Measuring", done, total),
+        )
+    count = f"{found.field.n_clips} recording{'s' * (found.field.n_clips != 1)}"
+    draw_receptive_field(found, out, title=f"{model}, {count}")
+    tree: dict[str, Any] = found.summary()
+    if format == "json":
+        sys.stdout.write(json.dumps({**tree, "picture": str(out)}, indent=1) + "\n")
+        return len(bad)
+    theory = tree["theoretical"]
+    sys.stdout.write(
+        f"Gradient of the unit at {tree['unit_hz']:.0f} Hz and {tree['unit_seconds']:.2f} s on "
+        f"{count}; Hz are cut at the edges of the spectrogram.\n\n"
+    )
+    rows = [["theoretical", "all", *_cells(theory)]]
+    after = "effective" if found.damping is None else f"with damping {found.damping}"
+    for title, key in (("before damping", "before_damping"), (after, "effective")):
+        if tree[key] is not None:
+            rows.append([title, "95 %", *_cells(tree[key]["share_95"])])
+            rows.append(["", "50 %", *_cells(tree[key]["share_50"])])
+            width = tree[key]["deviation"]
+            rows.append(["", "deviation", f"{width['bins']:.1f}", "", f"{width['frames']:.1f}",
+                         f"{width['seconds']:.2f}"])  # fmt: skip
+    print_table(["field", "energy", "bins", "Hz", "frames", "s"], rows, right={1, 2, 3, 4, 5})
+    sys.stdout.write(f"\npicture  {out}\n")
+    return len(bad)
+
+
+def _cells(part: dict[str, Any]) -> list[str]:
+    low, high = part["hz"]
+    return [
+        str(part["bins"]), f"{low:.0f} to {high:.0f}", str(part["frames"]), f"{part['seconds']:.2f}"
+    ]  # fmt: skip

@@ -1,0 +1,32 @@
+"""The frequency axis of a picture: which frequencies to name on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["frequency_label", "frequency_ticks"]
+
+
+def frequency_ticks(frequencies: NDArray[Any]) -> list[float]:
+    """Octaves in Hz inside an axis that lie a seventh of its height apart, or its two ends.
+
+    Args:
+        frequencies: (F,) Hz, rising: the centres of its equally high rows.
+    """
+    octaves = (16.0, 31.5, 63.0, *(125.0 * 2**k for k in range(12)))
+    place = np.linspace(0, 1, len(frequencies))
+    ticks: list[float] = []
+    for octave in reversed(octaves):
+        inside = frequencies[0] <= octave <= frequencies[-1]
+        here, above = np.interp([octave, ticks[-1] if ticks else np.inf], frequencies, place)
+        if inside and (not ticks or above - here >= 1 / 7):
+            ticks.append(octave)
+    return ticks if len(ticks) > 1 else [float(f"{f:.3g}") for f in frequencies[[0, -1]]]
+
+
+def frequency_label(frequency: float) -> str:
+    """Hz as an axis names it: ``500``, ``2k``."""
+    return f"{frequency / 1000:g}k" if frequency >= 1000 else f"{frequency:g}"
