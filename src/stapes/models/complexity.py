@@ -284,7 +284,7 @@ class _Life:
     born: int
     reads: int = 0
     last_read: int | None = None
-    maker: str | None = None  # the layer whose multiplications made it, until it is written over
+    maker: str | None = None  # the layer whose multiplications made it
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -300,7 +300,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.macs: dict[str, int] = {}
         self._calls: Counter[str] = Counter()  # of layers with multiplications
         self._lives: dict[int, _Life] = {}
-        self._norms: list[tuple[str, str | None, _Life]] = []  # norm, maker of its input, input
+        self._norms: list[tuple[str, _Life]] = []  # each call and what it reads
         self._time = 0
         self._begin(x)
 
@@ -322,12 +322,10 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if inputs:  # something that depends on the network's input
             self._time += 1
             if operation.endswith("batch_norm") or "_batch_norm_" in operation:
-                life = next(iter(inputs.values()))
-                self._norms.append((name, life.maker, life))
+                self._norms.append((name, next(iter(inputs.values()))))
             for life in inputs.values():
                 life.reads += 1
                 life.last_read = self._time
-                life.maker = None if func._schema.is_mutable else life.maker
             for tensor in _tensors(output):
                 if _memory(tensor) not in self._lives:
                     self._begin(tensor, name if macs else None)
@@ -359,10 +357,10 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Batch norms that always read what one layer made, and only they read it."""
         kept = {
             norm
-            for norm, maker, life in self._norms
-            if maker is None or life.reads != 1 or self._calls[maker] != 1
+            for norm, life in self._norms
+            if life.maker is None or life.reads != 1 or self._calls[life.maker] != 1
         }
-        return {norm for norm, _, _ in self._norms} - kept
+        return {norm for norm, _ in self._norms} - kept
 
 
 def _memory(tensor: Tensor) -> int:
