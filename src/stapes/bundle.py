@@ -50,6 +50,7 @@ from stapes.errors import ConfigError, ModelFileError, UnknownNameError
 from stapes.features import BandNormalizer, FrontEnd, create_frontend
 from stapes.files import write_bytes
 from stapes.models import create_model
+from stapes.models.registry import network_settings
 from stapes.packing import join_zeros, pack, saves_space, split_zeros, unpack
 
 __all__ = [
@@ -211,7 +212,7 @@ def _encode(bundle: Bundle) -> bytes:
         "precision": bundle.precision,
         "labels": list(bundle.labels),
         "frontend": bundle.frontend.settings(),
-        "network": bundle.network.settings(),  # type: ignore[operator]
+        "network": network_settings(bundle.network),
         "normalizer": {name: list(t.shape) for name, t in bundle.normalizer.state_dict().items()},
         "recipe": bundle.recipe.model_dump(mode="json"),
         "metadata": bundle.metadata,
@@ -443,20 +444,20 @@ class _LimitedMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        read = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        if not read and "device" in kwargs:
+        read = {_storage(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)}
+        if not read and "device" in kwargs and kwargs["device"] != torch.device("meta"):
             # Makes a tensor from numbers alone: first one without memory, to see its size.
-            self._count(func(*args, **{**kwargs, "device": "meta"}), [])
+            self._spend(func(*args, **{**kwargs, "device": "meta"}))
             return func(*args, **kwargs)
         result = func(*args, **kwargs)
-        self._count(result, read)
+        for made in tree_leaves(result):
+            # Views and results in place take nothing, nor does what is on the meta device.
+            if isinstance(made, Tensor) and not made.is_meta and _storage(made) not in read:
+                self._spend(made)
         return result
 
-    def _count(self, result: Any, read: list[Tensor]) -> None:
-        known = {_storage(tensor) for tensor in read}  # views and results in place cost nothing
-        for made in tree_leaves(result):
-            if isinstance(made, Tensor) and _storage(made) not in known:
-                self.left -= made.untyped_storage().nbytes()
+    def _spend(self, made: Tensor) -> None:
+        self.left -= made.untyped_storage().nbytes()
         if self.left < 0:
             raise ValueError("it is too large for the file")
 
