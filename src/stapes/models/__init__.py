@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from stapes.models.complexity import Complexity, LayerComplexity, count_complexity
 from stapes.models.damping import FrequencyDamping, damp, damping_of, fold_damping
+from stapes.models.folding import fold_batch_norm
 from stapes.models.low_rank import LayerDecomposition, decompose
+from stapes.models.quantized import (
+    QuantizationPoint,
+    int8_structure,
+    is_quantized,
+    quantization_points,
+)
 from stapes.models.receptive_field import (
     AxisField,
     ReceptiveField,
@@ -17,6 +24,7 @@ from stapes.models.registry import (
     create_model,
     model_names,
     model_options,
+    network_settings,
     register_model,
 )
 
@@ -27,17 +35,23 @@ __all__ = [
     "LayerComplexity",
     "LayerDecomposition",
     "Network",
+    "QuantizationPoint",
     "ReceptiveField",
     "count_complexity",
     "create_model",
     "damp",
     "damping_of",
     "decompose",
+    "fold_batch_norm",
     "fold_damping",
+    "int8_structure",
+    "is_quantized",
     "layer_receptive_fields",
     "model_names",
     "model_options",
+    "network_settings",
     "published_receptive_field",
+    "quantization_points",
     "receptive_field",
     "register_model",
 ]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stapes.models.dataflow import Dataflow, norm_after, trace_dataflow
+from stapes.models.parametrized import unparametrize
 
 __all__ = ["fold_batch_norm", "fold_norms_of", "fold_parametrizations", "replace_module"]
 
@@ -32,9 +33,7 @@ def fold_parametrizations(network: ModuleT) -> ModuleT:
     for module in list(network.modules()):
         if parametrize.is_parametrized(module):
             for name in list(cast(nn.ModuleDict, module.parametrizations)):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            if "bias" in module._parameters:  # back behind the weight, where it was
-                module.register_parameter("bias", module._parameters.pop("bias"))
+                unparametrize(module, name, fold=True)
     return network
 
 
@@ -99,7 +98,7 @@ def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -
         raw.mul_(gain.to(raw.dtype).view(-1, *[1] * (raw.ndim - 1)))
         if not torch.allclose(layer.weight, scaled, rtol=1e-5, atol=0):
             raw.copy_(kept)
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            unparametrize(layer, fold=True)
             layer.weight.copy_(scaled)
     else:
         layer.weight.copy_(scaled)

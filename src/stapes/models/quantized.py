@@ -119,7 +119,9 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         low = -self.zero_point.to(x.dtype)
-        return round_through(x / self.scale).clamp(low, low + 255) * self.scale
+        if torch.is_grad_enabled():
+            return round_through(x / self.scale).clamp(low, low + 255) * self.scale
+        return (x / self.scale).round_().clamp_(low, low + 255).mul_(self.scale)
 
     def extra_repr(self) -> str:
         return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
@@ -137,8 +139,6 @@ class QuantizedLayer(nn.Module):
     input: ActivationQuantizer | None
     output: ActivationQuantizer | None
     scale: Tensor
-    weight: Tensor
-    bias: Tensor
 
     def place(
         self,
@@ -174,8 +174,8 @@ class QuantizedLayer(nn.Module):
         return self.source.scale * self.scale
 
     def whole_bias(self) -> Tensor:
-        """The bias as a multiple of :meth:`multiplier`."""
-        return self.bias
+        """The bias as a whole multiple of :meth:`multiplier`, (C_out,)."""
+        raise NotImplementedError
 
     def sums(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolution or product of integers."""
@@ -192,8 +192,11 @@ class QuantizedLayer(nn.Module):
             if self.input is not None:
                 x = self.input(x)
             # x is a whole multiple of the scale up to its last bit: rounding finds which.
-            sums = self.sums(round_through(x / self.source.scale), self.integer_weight())
-            y = sums * self.per_channel(self.multiplier()) + self.per_channel(self.whole_bias())
+            whole = round_through(x / self.source.scale)
+            y = self.sums(whole, self.integer_weight())
+            # In place: the gradient needs none of the two. Not addcmul: it may round only once.
+            y = y.mul_(self.per_channel(self.multiplier()))
+            y = y.add_(self.per_channel(self.whole_bias()))
             return y if self.output is None else self.output(y)
 
 
@@ -238,6 +241,9 @@ class LinearSums:
 class _DeployedLayer(QuantizedLayer):
     """A layer whose integers are stored as such, for evaluation only."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, like: nn.Conv2d | nn.Linear) -> None:
         super().__init__()
         weight = torch.zeros_like(like.weight, dtype=torch.int8)
@@ -247,6 +253,9 @@ class _DeployedLayer(QuantizedLayer):
 
     def integer_weight(self) -> Tensor:
         return self.weight.to(self.scale.dtype)
+
+    def whole_bias(self) -> Tensor:
+        return self.bias
 
 
 class QuantizedConv2d(ConvolutionSums, _DeployedLayer):
