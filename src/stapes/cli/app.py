@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from stapes.cli import cache, compare, data, evaluate, explain, inspect, predict, recipes, train
+from stapes.cli import (
+    cache,
+    compare,
+    data,
+    evaluate,
+    explain,
+    inspect,
+    predict,
+    recipes,
+    reproduce,
+    train,
+)
 
 __all__ = ["app"]
 
@@ -45,6 +56,7 @@ app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
+app.command("reproduce")(reproduce.reproduce)
 app.command("recipes")(recipes.recipes)
 app.command("cache")(cache.cache)
 app.add_typer(data.app, name="data")

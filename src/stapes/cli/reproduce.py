@@ -1,0 +1,118 @@
+"""``stapes reproduce``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stapes.cli.terminal import Terminal, print_table
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="Which one, such as koutini2020.")],
+    items: Annotated[
+        list[str],
+        typer.Argument(help="Its tables and figures: table1, figure1 to figure4, or all."),
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder or manifest of labelled recordings, or a corpus as published."),
+    ],
+    corpus: Annotated[
+        str | None, typer.Option(help="Read the data as this known corpus, e.g. dcase2020b.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder of all runs and results [runs/PAPER-DATA]."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small version for two cores; it says what differs.")
+    ] = False,
+    epochs: Annotated[
+        int | None, typer.Option(help="Shrink the paper's schedule to this many epochs.", min=1)
+    ] = None,
+    rho: Annotated[
+        str | None, typer.Option(help="Receptive fields of a figure, e.g. 3,7,12 [3 to 12].")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option(help="Test on this declared fold only [all; quick: the first].")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Train every network this often.", min=1)] = 1,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a recipe field, e.g. model.width=64; repeatable."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read recordings [all cores].", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
+    ] = None,
+) -> None:
+    """Train the networks of a paper and show its tables and figures beside ours.
+
+    Networks are shared by all tables and figures, and none is trained twice. Stopped at any
+    moment, the same command continues where it was.
+    """
+    from stapes.studies import load_study
+
+    study = load_study(paper)
+    wanted = list(study.items) if "all" in items else list(dict.fromkeys(items))
+    for item in wanted:
+        if item not in study.items:
+            from stapes.errors import UnknownNameError
+
+            raise UnknownNameError(f"item of {paper}", item, [*study.items, "all"])
+    rhos = None if rho is None else _whole_numbers(rho)
+
+    import torch
+
+    from stapes.cli.process import keep_freed_memory
+
+    keep_freed_memory()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    command = "stapes " + shlex.join(sys.argv[1:])
+    for item in wanted:
+        with Terminal() as terminal:
+            result = study.reproduce(
+                item,
+                data,
+                corpus=corpus,
+                out=out,
+                quick=quick,
+                epochs=epochs,
+                rhos=rhos,
+                overrides=overrides or [],
+                fold=fold,
+                seeds=seeds,
+                workers=workers,
+                device=device,
+                reporter=terminal,
+                command=command,
+            )
+        if not result.files:  # another process of several writes and prints
+            continue
+        write = sys.stdout.write
+        write(f"\n{result.title}\n\n")
+        print_table(list(result.header), [list(row) for row in result.rows], right=result.numeric)  # type: ignore[arg-type]
+        write("\n")
+        for sentence in (*result.statements, *result.notes):
+            write(f"- {sentence}\n")
+        write("".join(f"{file}\n" for file in result.files))
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        from stapes.errors import ConfigError
+
+        raise ConfigError(f"--rho {text}: write whole numbers, such as 3,7,12.") from None

@@ -1,0 +1,220 @@
+"""What every reproduced paper declares, and what reproducing one of its tables or figures gives."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from stapes.config import Recipe
+from stapes.data import Dataset
+from stapes.evaluation.bootstrap import Interval
+from stapes.files import write_text
+from stapes.training.reporter import Reporter
+
+__all__ = [
+    "Published",
+    "Reproduce",
+    "Study",
+    "StudyResult",
+    "changes",
+    "percent",
+    "points_text",
+    "thousands",
+    "verdict",
+    "write_tables",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a paper says of one of its networks.
+
+    Attributes:
+        parameters: that are not zero.
+        accuracy: 0 to 1.
+    """
+
+    parameters: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A table or figure, reproduced.
+
+    Attributes:
+        study: name of the paper.
+        item: such as ``"table1"``.
+        title: one line.
+        folder: where the files and all runs are.
+        header: names of the columns.
+        rows: cells as text.
+        numeric: columns to align to the right.
+        records: the same and more as numbers, by column of the CSV.
+        statements: what the numbers say, one sentence each.
+        notes: what a reader must know: what was changed, what cannot be compared.
+        files: written, tables and figures.
+    """
+
+    study: str
+    item: str
+    title: str
+    folder: Path
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: frozenset[int]
+    records: tuple[Mapping[str, Any], ...]
+    statements: tuple[str, ...]
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+class Reproduce(Protocol):
+    """Reproduces one table or figure; see :func:`stapes.studies.koutini2020.reproduce`."""
+
+    def __call__(
+        self,
+        item: str,
+        data: str | Path | Dataset,
+        *,
+        corpus: str | None = None,
+        out: str | Path | None = None,
+        quick: bool = False,
+        epochs: int | None = None,
+        rhos: Sequence[int] | None = None,
+        overrides: Sequence[str] = (),
+        fold: str | None = None,
+        seeds: int = 1,
+        cache: str | Path | None = None,
+        workers: int | None = None,
+        device: str = "auto",
+        reporter: Reporter | None = None,
+        command: str = "",
+    ) -> StudyResult: ...
+
+
+@dataclass(frozen=True)
+class Study:
+    """A paper whose results can be reproduced.
+
+    Attributes:
+        name: what ``stapes reproduce`` takes.
+        citation: one line.
+        items: its tables and figures, each with what it shows.
+        reproduce: trains what is missing and writes one of them.
+    """
+
+    name: str
+    citation: str
+    items: Mapping[str, str]
+    reproduce: Reproduce
+
+
+def changes(paper: Recipe, ours: Recipe) -> list[str]:
+    """What one recipe changes in another, one text a section, such as ``model: width 128 -> 32``.
+
+    Fields that the paper leaves to the data (``"auto"``) and fields that only one of two front
+    ends has are left out; so are the recipes' names.
+    """
+    before, after = paper.model_dump(mode="json"), ours.model_dump(mode="json")
+    lines = []
+    for section, old in before.items():
+        new = after[section]
+        if not isinstance(old, dict):
+            continue
+        parts = [
+            f"{field} {_value(value)} -> {_value(new[field])}"
+            for field, value in old.items()
+            if field in new and value != "auto" and value != new[field]
+        ]
+        if parts:
+            lines.append(f"{section}: {', '.join(parts)}")
+    return lines
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def percent(interval: Interval) -> str:
+    """An accuracy with its interval, such as ``87.5 % (84.1 to 90.3)``."""
+    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def points_text(interval: Interval) -> str:
+    """A difference of accuracies in percentage points, such as ``+0.8 (-1.2 to +2.9)``."""
+    value, low, high = (f"{100 * v:+.1f}" for v in (interval.value, interval.low, interval.high))
+    return f"{value} ({low} to {high})"
+
+
+def thousands(count: int) -> str:
+    """A number of parameters as papers write it, such as ``1061.6K``."""
+    return f"{count / 1000:.1f}K"
+
+
+def verdict(gap: Interval) -> str:
+    """Whether a difference is sure, in words."""
+    if gap.low > 0:
+        return "better"
+    return "worse" if gap.high < 0 else "no sure difference"
+
+
+def write_tables(
+    folder: Path,
+    item: str,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numeric: frozenset[int],
+    records: Sequence[Mapping[str, Any]],
+    *,
+    below: Sequence[str],
+    figure: str | None = None,
+    command: str = "",
+) -> tuple[Path, Path]:
+    """Write ``item.md`` and ``item.csv``.
+
+    Args:
+        folder: where to.
+        item: stem of the files.
+        title: heading of the page.
+        header: names of the columns.
+        rows: cells as text, for the page.
+        numeric: columns of the page to align to the right.
+        records: the same and more as numbers, for the CSV; an absent value is None.
+        below: sentences under the table.
+        figure: file name of a picture to show.
+        command: that made it, if a command did.
+
+    Returns:
+        Paths of both.
+
+    Raises:
+        StapesError: the disk is full or the place cannot be written to.
+    """
+    lines = [f"# {title}", ""]
+    if command:
+        lines += [f"    {command}", ""]
+    if figure is not None:
+        lines += [f"![{title}]({figure})", ""]
+    lines.append("| " + " | ".join(header) + " |")
+    lines.append(
+        "| " + " | ".join("---:" if i in numeric else "---" for i in range(len(header))) + " |"
+    )
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines += ["", *(f"- {sentence}" for sentence in below)]
+    page = folder / f"{item}.md"
+    write_text(page, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    table = folder / f"{item}.csv"
+    write_text(table, text.getvalue())
+    return page, table
