@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from stapes.models import count_complexity, create_model, damp, fold_damping
+from stapes.models.folding import fold_batch_norm
+from stapes.models.quantized import ActivationQuantizer, QuantizedConv2d, int8_structure
 
 
 def foreign_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
@@ -174,7 +176,8 @@ class Twice(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=True), nn.BatchNorm2d(4)), 4, 36, 4),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Dropout(), nn.BatchNorm2d(4)), 0, 36, 4),
         (nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.BatchNorm1d(3)), 0, 192, 3),
-        (nn.Sequential(nn.ConvTranspose2d(1, 4, 2), nn.BatchNorm2d(4)), 0, 16, 4),
+        # Transposed convolutions are not quantised.
+        (nn.Sequential(nn.ConvTranspose2d(1, 4, 2), nn.BatchNorm2d(4)), 4, 4 * 20, 0),
         (Branches(), 8, 36, 4),
         (nn.Sequential(nn.Conv2d(1, 4, 1), Twice()), 8, 4 + 144, 8),
     ],
@@ -244,6 +247,31 @@ def test_weights_that_are_integers_already_take_one_byte() -> None:
     assert cost.macs == 8 * 10 * 72
     assert cost.nonzero_macs == 8 * 10 * 71
     assert [(layer.name, layer.parameters) for layer in cost.layers] == [("", 80)]
+
+
+@every_variant
+def test_the_size_in_eight_bits_is_that_of_the_quantised_network(variant: str) -> None:
+    model = build(variant).eval()
+    shape = (2, 2, 64, 50)
+    cost = count_complexity(model, shape)
+    quantized = int8_structure(model)
+    for module in quantized.modules():
+        if isinstance(module, QuantizedConv2d):
+            module.weight.fill_(1)
+    after = count_complexity(quantized, shape)
+    scales = 5 * sum(isinstance(m, ActivationQuantizer) for m in quantized.modules())
+    assert after.bytes_int8 == cost.bytes_int8 + scales
+    # All of it is stored, and nothing else: what takes no byte are counters.
+    stored = sum(t.numel() * t.element_size() for t in quantized.state_dict().values())
+    assert after.bytes_int8 == after.bytes_float32 == stored
+    biases = sum(m.weight.shape[0] for m in quantized.modules() if isinstance(m, QuantizedConv2d))
+    kernels = sum(p.numel() for p in model.parameters() if p.ndim > 1)
+    assert after.parameters == kernels + biases
+    assert after.macs == after.nonzero_macs == cost.macs == foreign_macs(model, shape)
+    # The same maps at the same time, although rounding takes several steps here.
+    folded = count_complexity(fold_batch_norm(model), shape)
+    assert after.peak_activation_bytes == folded.peak_activation_bytes
+    assert folded.bytes_int8 == cost.bytes_int8
 
 
 def largest_step(model: nn.Sequential, shape: tuple[int, ...]) -> int:

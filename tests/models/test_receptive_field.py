@@ -19,6 +19,7 @@ from stapes.models import (
     published_receptive_field,
     receptive_field,
 )
+from stapes.models.quantized import int8_structure
 
 
 def gradient_support(model: nn.Module, size: int, unit: int) -> tuple[range, range]:
@@ -69,6 +70,18 @@ def test_cp_resnet_sees_what_its_gradient_reaches(
     field = receptive_field(model)
     seen = gradient_support(model, size, unit)
     assert seen == (positions(field.frequency, unit), positions(field.time, unit))
+
+
+@pytest.mark.parametrize("options", [{}, {"damping": 0.1, "decomposition": 4}])
+def test_rounding_and_folding_leave_the_field_alone(options: dict[str, Any]) -> None:
+    model = create_model("cp_resnet", n_classes=2, width=2, **options)
+    expected = layer_receptive_fields(model)
+    quantized = int8_structure(model)
+    assert receptive_field(quantized) == receptive_field(model)
+    fields = layer_receptive_fields(quantized)
+    shared = fields.keys() & expected.keys()
+    assert {"stem.conv", "stage2.block1.conv2", "head.conv"} <= shared
+    assert all(fields[name] == expected[name] for name in shared)
 
 
 class Residual(nn.Module):

@@ -77,19 +77,20 @@ class Complexity:
         bytes_float16: the same at two bytes, the normalisation layers at four (their statistics
             do not fit half precision).
         bytes_float16_sparse: the same, zeros stored as bits.
-        bytes_int8: as after quantisation: kernels of convolutions and linear layers at one byte a
-            weight, with a scale and a bias of four bytes for each of their output channels. A
-            batch norm that reads nothing but such a layer's output goes into those and takes
-            nothing; another one keeps a scale and a shift. All else at four bytes.
+        bytes_int8: as after quantisation: kernels of two-dimensional convolutions and linear
+            layers at one byte a weight, with a scale and a bias of four bytes for each of their
+            output channels. A batch norm that reads what such a layer made, alone, goes into
+            those and takes nothing; another one keeps a scale and a shift. All else at four
+            bytes. The scales of activations, five bytes each, are known once they are there.
         bytes_int8_sparse: the same, zeros stored as bits.
         macs: multiply-accumulate operations for the given input, zeros multiplied too.
         nonzero_macs: without those with a weight of zero.
         peak_activation_bytes: most bytes of activations that are needed at once, at four bytes a
             value, while the operations run one after the other: a result from the operation that
             makes it to the last one that reads it, the input and the output of the network
-            included. Views and operations in place take nothing of their own. What a real
-            runtime adds (working memory of its kernels, fragmentation) or saves (fusing, tiling)
-            is its own.
+            included. Views and operations in place take nothing of their own. A runtime that
+            computes in eight bits needs a quarter. What a real runtime adds (working memory of
+            its kernels, fragmentation) or saves (fusing, tiling) is its own.
         layers: one by one, in the order of use.
     """
 
@@ -118,21 +119,26 @@ def count_complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity
         model: any network that takes one tensor. It is not changed.
         input_shape: of that tensor, batch included; MACs and activations are for the whole batch.
     """
+    modules = dict(model.named_modules())
     x = meta_input(model, input_shape)
-    watcher = _Watcher(x)
+    integers = {name: found for name, module in modules.items() if (found := _eight_bits(module))}
+    roundings = {name for name, found in integers.items() if "weight" not in found}
+    watcher = _Watcher(x, set(integers), roundings)
     shapes: dict[str, tuple[int, ...]] = {}
 
     def leave(name: str, output: Any) -> None:
-        watcher.path.pop()
+        watcher.leave(name, output)
         if isinstance(output, Tensor):
             shapes.pop(name, None)  # the order is that of the last call
             shapes[name] = tuple(output.shape)
 
-    output = run_on_meta(model, x, watcher, enter=watcher.path.append, leave=leave)
+    output = run_on_meta(model, x, watcher, enter=watcher.enter, leave=leave)
     watcher.keep(output)
-    folded = watcher.folded_norms()
-
-    modules = dict(model.named_modules())
+    folded = {
+        norm
+        for norm, layers in watcher.norms.items()
+        if len(layers) == 1 and isinstance(modules.get(layers[0] or ""), nn.Conv2d | nn.Linear)
+    }
     stored = {name: _stored(module, name in folded) for name, module in modules.items()}
     layers = []
     for name, shape in shapes.items():
@@ -210,10 +216,11 @@ def _stored(module: nn.Module, folded: bool) -> list[_Stored]:
     buffers = {
         name: buffer
         for name, buffer in module.named_buffers(recurse=False)
-        if name not in module._non_persistent_buffers_set
-        and (buffer.is_floating_point() or buffer.dtype in _EIGHT_BITS)
+        if name not in module._non_persistent_buffers_set and buffer.is_floating_point()
     }
-    if any(buffer.dtype == torch.int8 for buffer in buffers.values()):
+    integers = _eight_bits(module)
+    buffers |= integers
+    if any(buffer.dtype == torch.int8 for buffer in integers.values()):
         # A quantised layer: what was its weight and its bias.
         parameters |= {n: b for n, b in buffers.items() if b.dtype == torch.int8 or n == "bias"}
     stored = []
@@ -230,7 +237,7 @@ def _stored(module: nn.Module, folded: bool) -> list[_Stored]:
                 nonzero=nonzero,
                 is_parameter=is_parameter,
                 is_kernel=is_parameter and tensor.ndim > 1,
-                widths=(1, 1, 1) if tensor.dtype in _EIGHT_BITS else widths,
+                widths=(1, 1, 1) if name in integers else widths,
                 extra=extra,
             )
         )
@@ -239,12 +246,8 @@ def _stored(module: nn.Module, folded: bool) -> list[_Stored]:
 
 def _int8_bytes(module: nn.Module, name: str, folded: bool) -> tuple[int, int]:
     """Bytes of each value after quantisation, and of what comes with the tensor."""
-    channels: int | None = None
-    if isinstance(module, nn.modules.conv._ConvNd):
-        channels = module.out_channels
-    elif isinstance(module, nn.Linear):
-        channels = module.out_features
-    if channels is not None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
         # A scale and a bias for each output channel; the bias that was there is that one.
         return (1, 8 * channels) if name == "weight" else (0, 0)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -254,7 +257,15 @@ def _int8_bytes(module: nn.Module, name: str, folded: bool) -> tuple[int, int]:
     return 4, 0
 
 
-_EIGHT_BITS = (torch.int8, torch.uint8)
+def _eight_bits(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers of 8-bit integers: a layer or a rounding that was quantised."""
+    return {
+        name: buffer
+        for name, buffer in module.named_buffers(recurse=False)
+        if buffer.dtype in (torch.int8, torch.uint8)
+    }
+
+
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -292,24 +303,57 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         x: the network's input.
+        wholes: modules that compute with integers. Here they do so in floating point, which
+            takes several steps, but each of them stands for one.
+        roundings: those among them that only round, which stands for work in place.
     """
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, wholes: set[str], roundings: set[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.path: list[str] = []
         self.macs: dict[str, int] = {}
+        self._path: list[str] = []
+        self._wholes, self._roundings = wholes, roundings
+        self._inside = 0  # of how many wholes
         self._calls: Counter[str] = Counter()  # of layers with multiplications
         self._lives: dict[int, _Life] = {}
+        self._shared: list[torch.UntypedStorage] = []  # kept for the same reason as a life's
         self._norms: list[tuple[str, _Life]] = []  # each call and what it reads
         self._time = 0
         self._begin(x)
+
+    def enter(self, name: str) -> None:
+        """A module begins."""
+        self._path.append(name)
+        if name in self._wholes:
+            self._time += not self._inside
+            self._inside += 1
+
+    def leave(self, name: str, output: Any) -> None:
+        """A module has ended."""
+        self._path.pop()
+        if name in self._wholes:
+            self._inside -= 1
+            if not self._inside:
+                self._forget_steps(name in self._roundings, output)
+
+    def _forget_steps(self, in_place: bool, output: Any) -> None:
+        """Leave of a whole's own memory what it returns; that shares its input's if in place."""
+        made = {_memory(tensor) for tensor in _tensors(output)}
+        read = [life for life in self._lives.values() if life.born < self._time == life.last_read]
+        for key, life in self._lives.items():
+            if life.born == self._time:
+                if key not in made:
+                    life.n_bytes = 0
+                elif in_place and len(read) == 1:
+                    self._shared.append(life.storage)
+                    self._lives[key] = read[0]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         operation = str(func.overloadpacket.__name__)
-        name = self.path[-1] if self.path else ""
+        name = self._path[-1] if self._path else ""
         macs = _macs(operation, args, output)
         if macs:
             self.macs[name] = self.macs.get(name, 0) + macs
@@ -320,7 +364,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if (life := self._lives.get(key := _memory(tensor))) is not None
         }
         if inputs:  # something that depends on the network's input
-            self._time += 1
+            self._time += not self._inside
             if operation.endswith("batch_norm") or "_batch_norm_" in operation:
                 self._norms.append((name, next(iter(inputs.values()))))
             for life in inputs.values():
@@ -346,21 +390,24 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def peak_bytes(self) -> int:
         """Most that is needed during any operation."""
         changes = [0] * (self._time + 2)
-        for life in self._lives.values():
+        for life in {id(life): life for life in self._lives.values()}.values():
             # What nobody reads (the positions of the maxima of a pooling) need not be made.
             if life.last_read is not None:
                 changes[life.born] += life.n_bytes
                 changes[life.last_read + 1] -= life.n_bytes
         return max(accumulate(changes))
 
-    def folded_norms(self) -> set[str]:
-        """Batch norms that always read what one layer made, and only they read it."""
-        kept = {
-            norm
-            for norm, life in self._norms
-            if life.maker is None or life.reads != 1 or self._calls[life.maker] != 1
-        }
-        return {norm for norm, _ in self._norms} - kept
+    @property
+    def norms(self) -> dict[str, list[str | None]]:
+        """For each batch norm and call the layer that made what it reads, if it is the only reader.
+
+        And if that layer made nothing else.
+        """
+        found: dict[str, list[str | None]] = {}
+        for norm, life in self._norms:
+            alone = life.maker is not None and life.reads == self._calls[life.maker] == 1
+            found.setdefault(norm, []).append(life.maker if alone else None)
+        return found
 
 
 def _memory(tensor: Tensor) -> int:
