@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from stapes.errors import StapesError
 from stapes.explain import EffectiveField, effective_receptive_field, without_damping
-from stapes.explain.effective_field import bin_edges
 from stapes.models import AxisField, ReceptiveField, create_model, damp, receptive_field
 
 
@@ -251,9 +250,3 @@ def test_wrong_arguments() -> None:
         effective_receptive_field(network, torch.zeros(1, 1, 8, 8), probes=0)
     with pytest.raises(ValueError, match="one size"):
         effective_receptive_field(network, [torch.ones(1, 1, 8, 8), torch.ones(1, 1, 8, 9)])
-
-
-def test_edges_of_bins() -> None:
-    np.testing.assert_allclose(bin_edges(np.array([10.0, 20, 40])), [5, 15, 30, 50])
-    np.testing.assert_allclose(bin_edges(np.array([3.0, 20, 40])), [0, 11.5, 30, 50])
-    np.testing.assert_allclose(bin_edges(np.array([50.0])), [0, 100])

@@ -11,7 +11,6 @@ import pytest
 
 from stapes.errors import StapesError
 from stapes.explain import EffectiveField, FieldOnRecordings, draw_receptive_field
-from stapes.features.axis import frequency_label, frequency_ticks
 from stapes.models import AxisField, ReceptiveField
 
 
@@ -93,14 +92,6 @@ def test_another_ending_is_refused_before_anything_is_written(tmp_path: Path) ->
         with pytest.raises(StapesError, match=re.escape(name) + r".*\.png, \.svg or \.pdf"):
             draw_receptive_field(found(), tmp_path / name)
     assert not list(tmp_path.iterdir())
-
-
-def test_frequencies_as_an_axis_names_them() -> None:
-    assert [frequency_label(f) for f in (31.5, 500.0, 1000.0, 16000.0)] == [
-        "31.5", "500", "1k", "16k"
-    ]  # fmt: skip
-    assert frequency_ticks(np.linspace(0, 8000, 65)) == [8000.0, 4000.0, 2000.0, 500.0]
-    assert frequency_ticks(np.linspace(300, 400, 5)) == [300.0, 400.0]
 
 
 def test_summary_is_in_bins_frames_hz_and_seconds() -> None:

@@ -6,57 +6,88 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from stapes.cli.terminal import interval_text
+from stapes.cli.terminal import interval_text, print_table
 
 __all__ = ["inspect"]
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    layers: Annotated[bool, typer.Option("--layers", help="And what each layer costs.")] = False,
     format: Annotated[Literal["text", "json"], typer.Option(help="Of the result.")] = "text",
 ) -> None:
-    """Say what a model is: labels, input, size, cost, receptive field, score and origin."""
+    """Say what a model is: labels, input, size, cost, receptive field, score and origin.
+
+    Two counting rules are given: up to 2020 challenges counted the parameters that are not zero;
+    since 2022 zeros count too, as parameters and in the arithmetic.
+    """
     from stapes.bundle import load_bundle
     from stapes.config import to_toml
-    from stapes.evaluation.describe import describe_model
-    from stapes.evaluation.metrics import Score
+    from stapes.evaluation.describe import describe_layers, describe_model
+    from stapes.models.registry import network_settings
 
     bundle = load_bundle(model)
     summary = describe_model(bundle)
+    each = describe_layers(bundle) if layers else ()
+    file = model / "model.safetensors" if model.is_dir() else model
+    n_bytes = file.stat().st_size
     if format == "json":
         tree = {
             "labels": list(bundle.labels),
+            "file_bytes": n_bytes,
             "model": asdict(summary),
+            **({"layers": [asdict(layer) for layer in each]} if layers else {}),
             "frontend": bundle.frontend.settings(),
-            "network": bundle.network.settings(),  # type: ignore[operator]
+            "network": network_settings(bundle.network),
             "recipe": bundle.recipe.model_dump(mode="json"),
             "metadata": bundle.metadata,
         }
         sys.stdout.write(json.dumps(tree, indent=1) + "\n")
         return
-    file = model / "model.safetensors" if model.is_dir() else model
     low, high = summary.receptive_field_hz or (0.0, 0.0)
     lines = [
-        f"file             {file} ({file.stat().st_size:,} bytes)",
+        f"file             {file} ({n_bytes:,} bytes, weights in {summary.precision})",
         f"labels           {', '.join(bundle.labels)}",
         f"input            {bundle.recipe.audio.channels} channel(s) at {summary.sample_rate} Hz, "
         f"windows of {summary.window_seconds:g} s",
         f"front end        {summary.front_end}",
-        f"network          {summary.name}, {summary.parameters:,} parameters, "
-        f"{summary.nonzero_parameters:,} not zero",
-        f"bytes            {summary.bytes_float32:,} float32, {summary.bytes_float16:,} float16 "
-        "(non-zero parameters)",
-        f"arithmetic       {summary.macs_per_second / 1e6:,.1f} million multiply-accumulates per "
-        "second of audio",
+        f"network          {summary.name}",
+        f"parameters       {summary.parameters:,} (rule since 2022: zeros count), "
+        f"{summary.nonzero_parameters:,} not zero (rule of 2020)",
+        f"bytes, dense     {summary.bytes_float32:,} float32, {summary.bytes_float16:,} float16, "
+        f"{summary.bytes_int8:,} int8",
+        f"bytes, sparse    {summary.bytes_float32_sparse:,} float32, "
+        f"{summary.bytes_float16_sparse:,} float16, {summary.bytes_int8_sparse:,} int8 "
+        "(zeros as bits where that is smaller)",
+        f"arithmetic       {_millions(summary.macs_per_second)} million multiply-accumulates per "
+        "second of audio (rule since 2022: those with zeros count), "
+        f"{_millions(summary.nonzero_macs_per_second)} million without zeros",
+        f"activations      {summary.peak_activation_bytes:,} bytes at the peak, for one window "
+        "in float32",
         f"receptive field  {summary.receptive_field_bins} bins ({low:.0f} to {high:.0f} Hz in the "
         f"middle) x {summary.receptive_field_frames} frames "
         f"({summary.receptive_field_seconds:.2f} s)",
+        *_origin(bundle.metadata),
     ]
-    facts = bundle.metadata
+    sys.stdout.write("\n".join(lines) + "\n\n")
+    if each:
+        _print_layers(each)
+    sys.stdout.write(to_toml(bundle.recipe))
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:,.1f}" if count >= 1e6 else f"{count / 1e6:.3g}"
+
+
+def _origin(facts: dict[str, Any]) -> list[str]:
+    """Score and provenance, where they are known."""
+    from stapes.evaluation.metrics import Score
+
+    lines = []
     found = facts.get("cross_validated_score") or facts.get("score")
     if found:
         score = Score.from_json(found)
@@ -74,4 +105,33 @@ def inspect(
             lines.append(f"{key:<16} {data[key]}")
     if facts.get("command"):
         lines.append(f"command          {facts['command']}")
-    sys.stdout.write("\n".join(lines) + "\n\n" + to_toml(bundle.recipe))
+    return lines
+
+
+def _print_layers(layers: tuple[Any, ...]) -> None:
+    rows = []
+    for layer in layers:
+        field = ["all", ""]
+        if layer.receptive_field_bins is not None:
+            low, high = layer.receptive_field_hz
+            field = [
+                f"{layer.receptive_field_bins} x {layer.receptive_field_frames}",
+                f"{low:.0f} to {high:.0f} Hz, {layer.receptive_field_seconds:.2f} s",
+            ]
+        rows.append(
+            [
+                layer.name,
+                layer.kind,
+                " x ".join(map(str, layer.output_shape)),
+                f"{layer.parameters:,}",
+                f"{layer.nonzero_parameters:,}",
+                f"{layer.macs_per_second:,.0f}",
+                *field,
+            ]
+        )
+    header = ["layer", "kind", "output", "parameters", "not zero", "MACs/s", "field", ""]
+    print_table(header, rows, right={3, 4, 5, 6})
+    sys.stdout.write(
+        "\noutput: channels x bins x frames; field: bins x frames that one unit sees, in the "
+        "middle\n\n"
+    )

@@ -59,14 +59,25 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """The network and what it costs."""
+    """The network and what it costs.
+
+    Counted as in :class:`stapes.models.Complexity`. Sparse bytes store zeros as one bit each
+    wherever that is smaller.
+    """
 
     name: str
-    parameters: int
-    nonzero_parameters: int
-    bytes_float32: int  # of the non-zero parameters
+    precision: str  # of the stored weights
+    parameters: int  # zeros count: the rule of DCASE since 2022
+    nonzero_parameters: int  # the rule of DCASE 2020
+    bytes_float32: int
+    bytes_float32_sparse: int
     bytes_float16: int
-    macs_per_second: float  # multiply-accumulates per second of audio
+    bytes_float16_sparse: int
+    bytes_int8: int
+    bytes_int8_sparse: int
+    macs_per_second: float  # multiply-accumulates per second of audio, those with zeros too
+    nonzero_macs_per_second: float  # without those with zeros
+    peak_activation_bytes: int  # of one window, at four bytes a value
     receptive_field_bins: int
     receptive_field_frames: int
     receptive_field_seconds: float

@@ -37,6 +37,7 @@ from stapes.audio import cut_recording, in_batches
 from stapes.bundle import Bundle
 from stapes.data import Clip
 from stapes.errors import AudioError, DataError, StapesError
+from stapes.features.axis import bin_edges
 from stapes.models import AxisField, FrequencyDamping, ReceptiveField, damping_of, receptive_field
 from stapes.models.tracing import evaluating
 
@@ -296,16 +297,6 @@ class FieldOnRecordings:
             "seconds": field.deviation("time") / self.frame_rate,
         }
         return tree
-
-
-def bin_edges(frequencies: Floats) -> Floats:
-    """Edges of bins with these centres, (F + 1,) Hz: halfway between them, at least 0 Hz."""
-    if len(frequencies) < 2:
-        return np.array([0.0, 2 * float(frequencies[0])])
-    inside = (frequencies[:-1] + frequencies[1:]) / 2
-    first = 2 * frequencies[0] - inside[0]
-    last = 2 * frequencies[-1] - inside[-1]
-    return np.concatenate([[max(0.0, first)], inside, [last]])
 
 
 def receptive_field_on_recordings(

@@ -1,4 +1,4 @@
-"""The frequency axis of a picture: which frequencies to name on it."""
+"""The frequency axis of a spectrogram: where its bins end, which frequencies to name on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["frequency_label", "frequency_ticks"]
+__all__ = ["bin_edges", "frequency_label", "frequency_ticks"]
+
+
+def bin_edges(frequencies: NDArray[Any]) -> NDArray[np.float64]:
+    """Edges of bins with these centres, (F + 1,) Hz: halfway between them, at least 0 Hz.
+
+    >>> bin_edges(np.array([10.0, 20.0, 40.0])).tolist()
+    [5.0, 15.0, 30.0, 50.0]
+
+    Args:
+        frequencies: (F,) Hz, rising.
+    """
+    if len(frequencies) < 2:
+        return np.array([0.0, 2 * float(frequencies[0])])
+    inside = (frequencies[:-1] + frequencies[1:]) / 2
+    first = 2 * frequencies[0] - inside[0]
+    last = 2 * frequencies[-1] - inside[-1]
+    return np.concatenate([[max(0.0, first)], inside, [last]])
 
 
 def frequency_ticks(frequencies: NDArray[Any]) -> list[float]:
