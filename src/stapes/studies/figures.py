@@ -85,6 +85,8 @@ def draw_series(
             linewidth=1.7,
             label=one.label,
         )
+    if len(places) == 1:
+        axes.set_xlim(places[0] - 0.1, places[0] + 0.1)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel(x_label)
     axes.set_ylabel("accuracy")

@@ -605,7 +605,7 @@ def _figure(
                 )
                 for variant, line in zip(variants, lines, strict=True)
             ],
-            title=_ITEMS[item][:1].upper() + _ITEMS[item][1:],
+            title=_ITEMS[item].partition(", ")[2].capitalize(),
             caption=f"{plan.data_text()}; bars: 95 % intervals over sources",
             x_label="maximum receptive field as the authors count it, bins and frames",
             ticks={field: str(field) for field in fields.values()},
