@@ -17,6 +17,7 @@ from stapes.cli import (
     predict,
     recipes,
     reproduce,
+    shrink,
     train,
 )
 
@@ -56,6 +57,7 @@ app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
+app.command("shrink")(shrink.shrink)
 app.command("reproduce")(reproduce.reproduce)
 app.command("recipes")(recipes.recipes)
 app.command("cache")(cache.cache)
