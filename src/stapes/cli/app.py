@@ -15,6 +15,7 @@ from stapes.cli import (
     explain,
     inspect,
     predict,
+    quantize,
     recipes,
     reproduce,
     shrink,
@@ -54,6 +55,7 @@ def _main(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("quantize")(quantize.quantize)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.tensorboard import require_tensorboard
 
-__all__ = ["TrainResult", "open_run", "read_run", "train"]
+__all__ = ["TrainResult", "open_run", "quantize_run", "read_run", "train"]
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,72 @@ def read_run(folder: str | Path) -> tuple[Dataset, Recipe]:
             "again, it will write the file anew."
         ) from None
     return described, load_recipe(folder / "recipe.toml")
+
+
+def quantize_run(
+    folder: str | Path,
+    precision: Literal["float16", "int8"],
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    cache: str | Path | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    command: str = "",
+) -> TrainResult:
+    """Store the networks of a finished run in another precision and score them again.
+
+    What comes out is what the same training with ``quantization.precision`` set would have given:
+    activations are calibrated on each network's training clips, and where int8 costs more than
+    half a point there, the network is fine-tuned with quantisation in the loop.
+
+    Args:
+        folder: the run folder; its recordings must still be where they were.
+        precision: ``"float16"`` or ``"int8"``.
+        out: new run folder; none: ``<folder>-<precision>``.
+        overrides: ``quantization.field=value``, on top of the run's recipe.
+        cache, workers, device, reporter, command: as for :func:`train`.
+
+    Raises:
+        StapesError: no finished run, or one that is quantised already.
+        DataError: recordings are missing.
+        ConfigError: overrides of anything but the quantisation.
+    """
+    folder = Path(folder)
+    dataset, before = read_run(folder)
+    recipe = load_recipe(
+        folder / "recipe.toml", [*overrides, f"quantization.precision={precision}"]
+    )
+    if recipe.model_copy(update={"quantization": before.quantization}) != before:
+        raise ConfigError(
+            "--set changes more than the section quantization; train again to change the rest."
+        )
+    if before.quantization.precision != "float32":
+        raise StapesError(
+            f"{folder}: is {before.quantization.precision} already; give the run that was trained."
+        )
+    run, splits, notes = open_run(
+        dataset,
+        recipe,
+        out=out if out is not None else f"{folder}-{precision}",
+        cache=cache,
+        workers=workers,
+        device=device,
+        reporter=reporter,
+        command=command,
+    )
+    run = replace(run, trained=folder)
+    planned = [name.rpartition("/seed-") for name in json.loads((folder / "plan.json").read_text())]
+    by_name = {split.name: split for split in splits}
+    if len(splits) == 1:  # a single split is called as it was in the run
+        by_name = {name: replace(splits[0], name=name) for name, _, _ in planned}
+    tasks = []
+    for name, _, seed in planned:
+        split = by_name.get(name) or _everything(run.dataset, run.groups, recipe, int(seed))
+        tasks.append((split, int(seed)))
+    with run.locked():
+        return _carry_out(run, tasks, notes, workers=workers)
 
 
 def _carry_out(

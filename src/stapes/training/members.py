@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from torch import nn
 
 from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.config import Recipe, to_toml
@@ -30,6 +31,7 @@ from stapes.features import BandNormalizer, FrontEnd
 from stapes.files import cannot_write, write_text
 from stapes.models import create_model
 from stapes.training.loop import Examples, fit, read_log
+from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
 from stapes.training.tensorboard import curves
 
@@ -76,6 +78,8 @@ class Run:
     reporter: Reporter
     command: str
     tensorboard: bool
+    trained: Path | None = None
+    """Run folder whose trained networks are taken instead of training (to quantise them)."""
 
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
@@ -188,6 +192,54 @@ class Run:
             probabilities = store_probabilities(bundle, self.store, split.test)
             return Member(split, seed, folder, bundle, history, probabilities)
 
+        examples = Examples(
+            source=self.store,
+            targets=self.dataset.targets,
+            train=split.train,
+            validation=split.validation,
+            n_classes=len(self.dataset.labels),
+            frame_rate=self.frontend.frame_rate(self.store.window),
+            decibel=self.frontend.decibel(),
+        )
+        make = self._train if self.trained is None else self._take
+        network, normalizer, history = make(split, seed, examples, title)
+        network, reduction = reduce_network(
+            network,
+            normalizer,
+            examples,
+            self.recipe,
+            seed=seed,
+            folder=folder,
+            fingerprint=fingerprint,
+            accelerator=self.accelerator,
+            reporter=self.reporter,
+        )
+        draft = Bundle(
+            self.frontend,
+            normalizer,
+            network,
+            self.dataset.labels,
+            self.recipe,
+            precision=self.recipe.quantization.precision,
+        )
+        probabilities = store_probabilities(draft, self.store, split.test)
+        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, reduction)
+        self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
+        if self.accelerator.is_main_process:
+            if split.test.size:  # so that 'stapes evaluate' can repeat the score
+                test = _with_groups(self.dataset, self.groups, split.test)
+                write_manifest(folder / "test.csv", test)
+            save_bundle(bundle, path)
+            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+            discard_reduction(folder)
+        self.accelerator.wait_for_everyone()
+        return Member(split, seed, folder, bundle, history, probabilities)
+
+    def _train(
+        self, split: Split, seed: int, examples: Examples, title: str
+    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]]]:
+        """A trained network, its normalisation and its log."""
+        folder = self.member_folder(split, seed)
         network = self.new_network(seed)
         normalizer = BandNormalizer(network.in_channels, self.frontend.n_bins)
         normalizer.fit(self.store.iterate(split.train))
@@ -202,15 +254,6 @@ class Run:
 
             if self.tensorboard and self.accelerator.is_main_process:
                 watchers.append(stack.enter_context(curves(folder / "tensorboard")))
-            examples = Examples(
-                source=self.store,
-                targets=self.dataset.targets,
-                train=split.train,
-                validation=split.validation,
-                n_classes=len(self.dataset.labels),
-                frame_rate=self.frontend.frame_rate(self.store.window),
-                decibel=self.frontend.decibel(),
-            )
             history = fit(
                 network,
                 normalizer,
@@ -218,26 +261,31 @@ class Run:
                 self.recipe,
                 seed=seed,
                 folder=folder,
-                fingerprint=fingerprint,
+                fingerprint=self.fingerprint(split, seed),
                 accelerator=self.accelerator,
                 on_step=lambda done, total, part: self.reporter.progress(title, done + part, total),
                 on_epoch=tell,
             )
         network.to("cpu").to(memory_format=torch.contiguous_format)
-        normalizer = normalizer.cpu().eval()
-        reduction: dict[str, Any] = {}
-        draft = Bundle(self.frontend, normalizer, network.eval(), self.dataset.labels, self.recipe)
-        probabilities = store_probabilities(draft, self.store, split.test)
-        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, reduction)
-        self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
+        return network.eval(), normalizer.cpu().eval(), history
+
+    def _take(
+        self, split: Split, seed: int, examples: Examples, title: str
+    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]]]:
+        """The same from the run that was trained before."""
+        assert self.trained is not None
+        source = replace(self, folder=self.trained).member_folder(split, seed)
+        bundle = load_bundle(source / "model.safetensors")
+        if bundle.precision != "float32":
+            raise StapesError(
+                f"{source}: is {bundle.precision} already; give the run that was trained."
+            )
+        history = read_log(source / "log.jsonl")
+        folder = self.member_folder(split, seed)
         if self.accelerator.is_main_process:
-            if split.test.size:  # so that 'stapes evaluate' can repeat the score
-                test = _with_groups(self.dataset, self.groups, split.test)
-                write_manifest(folder / "test.csv", test)
-            save_bundle(bundle, path)
-            (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        self.accelerator.wait_for_everyone()
-        return Member(split, seed, folder, bundle, history, probabilities)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        return bundle.network, bundle.normalizer, history
 
     def _with_metadata(
         self,
