@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from stapes.compression import WeightMask
 from stapes.errors import StapesError
 from stapes.explain import EffectiveField, effective_receptive_field, without_damping
 from stapes.models import AxisField, ReceptiveField, create_model, damp, receptive_field
@@ -115,6 +117,14 @@ def test_the_middle_unit_is_taken_and_its_field_cut_at_the_edges() -> None:
     np.testing.assert_allclose(field.profile("frequency"), 1 / 6)
 
 
+def test_the_middle_is_that_of_the_spectrogram_not_of_the_map() -> None:
+    # Eight zeros behind the last frame: 20 units, of which the tenth looks at frame 10 of 12.
+    network = Plain(nn.ZeroPad2d((0, 8, 0, 0)), conv(torch.ones(1, 1, 1, 1)))
+    field = effective_receptive_field(network, torch.randn(1, 1, 3, 12))
+    assert field.unit == (1, 5)
+    assert field.energy[1, 5] == 1
+
+
 def test_a_stack_of_equal_kernels_spreads_like_the_root_of_its_depth() -> None:
     # Luo et al., section 2.2: n box filters of 3 taps make a bell with variance n * 2 / 3; the
     # square of a bell curve is one of half that variance.
@@ -189,6 +199,17 @@ def test_without_damping_is_the_network_of_the_raw_weights_and_changes_no_other(
     assert not torch.allclose(copy(x), damped, rtol=0.01)
     torch.testing.assert_close(network(x), damped, rtol=0, atol=0)
     assert copy.settings()["damping"] == 1
+
+
+def test_without_damping_masks_stay() -> None:
+    layer = conv(torch.ones(1, 1, 3, 3))
+    network = damp(Plain(layer), 0.5)
+    mask = WeightMask(layer.weight)
+    mask.mask[..., 0] = False
+    parametrize.register_parametrization(layer, "weight", mask)
+    expected = torch.tensor([[0.0, 1.0, 1.0]] * 3)
+    assert torch.equal(without_damping(network)[0].weight[0, 0], expected)
+    assert torch.equal(network[0].weight[0, 0, 0], torch.tensor([0.0, 0.5, 0.5]))
 
 
 def test_nothing_is_left_behind() -> None:
