@@ -319,11 +319,29 @@ def test_a_figure_shares_the_tables_networks(
     assert names == ["figure4.md", "figure4.csv", "figure4.svg", "figure4.png"]
     assert all(file.stat().st_size for file in figure.files)
     assert "figure4.svg" in figure.files[0].read_text(encoding="utf-8")
+    assert figure.statements[0].startswith("damped, decomposed Z = 4 against damped, at rho 3: ")
     wider = tiny("figure4", rhos=[3, 4])
+    assert "mean over 2 values of rho: " in wider.statements[0]
     assert len(trained) == 2
     assert all("rho-04" in name for name in trained)
     assert [row[:2] for row in wider.rows] == [("3", "49"), ("3", "49"), ("4", "65"), ("4", "65")]
     assert wider.rows[0][2] == "55"
+
+
+def test_a_finished_study_opens_no_model(
+    table: StudyResult, tiny: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a finished point was opened")
+
+    monkeypatch.setattr(members.Run, "member", opened)
+    assert tiny("table1").records == table.records
+    # Unless a model is gone: then it is trained again.
+    model = table.folder / table.records[0]["run"] / "official" / "seed-0" / "model.safetensors"
+    model.rename(model.with_suffix(".away"))
+    with pytest.raises(AssertionError, match="opened"):
+        tiny("table1")
+    model.with_suffix(".away").rename(model)
 
 
 def test_a_stopped_study_goes_on(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -429,11 +430,7 @@ class _Plan:
 
     def field(self, rho: int) -> int:
         """What a unit sees of the input, in bins and frames."""
-        model = self.bench.recipe.model
-        network = create_model(
-            "cp_resnet", n_classes=2, in_channels=1, rho=rho, width=1, blocks=model.blocks
-        )
-        return receptive_field(network).frequency.size
+        return _seen(rho, self.bench.recipe.model.blocks)
 
     def data_text(self) -> str:
         """The data and how much of it the numbers rest on."""
@@ -489,6 +486,12 @@ class _Plan:
                 "shows it."
             )
         return notes
+
+
+@cache
+def _seen(rho: int, blocks: tuple[int, int, int]) -> int:
+    network = create_model("cp_resnet", n_classes=2, in_channels=1, rho=rho, width=1, blocks=blocks)
+    return receptive_field(network).frequency.size
 
 
 # What is shown
@@ -581,9 +584,13 @@ def _figure(
     for variant, line in zip(variants[1:], lines[1:], strict=True):
         gap = differences(lines[0], line, groups)
         higher = sum(b.right.mean() > a.right.mean() for a, b in zip(lines[0], line, strict=True))
+        where, count = f"at rho {places[0]}", ""
+        if len(places) > 1:
+            where = f"mean over {len(places)} values of rho"
+            count = f"; higher at {higher} of {len(places)}"
         statements.append(
-            f"{plan.label(variant)} against {reference}, mean over {len(places)} values of rho: "
-            f"{points_text(gap)} points, {verdict(gap)}; higher at {higher} of {len(places)}."
+            f"{plan.label(variant)} against {reference}, {where}: {points_text(gap)} points, "
+            f"{verdict(gap)}{count}."
         )
     notes = [
         "field: maximum receptive field in bins and frames as the authors count it, the axis of "
