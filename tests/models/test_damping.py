@@ -136,3 +136,14 @@ def test_wrong_use_is_refused() -> None:
             damp(nn.Conv2d(1, 1, 3), floor)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="damped already"):
         damp(damp(nn.Conv2d(1, 1, 3), 0.1), 0.1)
+
+
+def test_folding_a_copy_leaves_the_original_usable() -> None:
+    model = create_model("cp_resnet", n_classes=2, width=2, damping=0.1).eval()
+    x = torch.randn(1, 1, 40, 40)
+    with torch.no_grad():
+        before = model(x)
+        folded = fold_damping(copy.deepcopy(model))(x)
+        torch.testing.assert_close(model(x), before)
+        torch.testing.assert_close(folded, before)
+    assert damping_of(model) == 0.1

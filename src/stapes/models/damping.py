@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from stapes.models.parametrized import unparametrize
+
 __all__ = ["FrequencyDamping", "damp", "damping_of", "damping_window", "fold_damping"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -132,7 +134,7 @@ def fold_damping(module: ModuleT) -> ModuleT:
             continue
         stacked = cast(nn.ModuleDict, part.parametrizations)["weight"]
         if any(isinstance(one, FrequencyDamping) for one in cast(nn.ModuleList, stacked)):
-            parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)
+            unparametrize(part, fold=True)
     return module
 
 
