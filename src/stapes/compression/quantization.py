@@ -6,8 +6,10 @@ the two compute in evaluation are the same. Quantising after training, :func:`qu
 same without any training in between.
 
 All scales are set once, from the trained weights and from what the activations are on calibration
-clips, so that the squared error of rounding and clipping together is least. Fine-tuning keeps
-them and moves the weights: with 256 levels the gain of learned scales (Esser et al., "Learned Step
+clips, so that the squared error of rounding and clipping together is least; and weights are
+rounded so that what the layer computes on these clips changes least
+(:mod:`stapes.compression.rounding`). Fine-tuning keeps the scales and moves the weights: with 256
+levels the gain of learned scales (Esser et al., "Learned Step
 Size Quantization", ICLR 2020, whose concern are 2 to 4 bits) is small, fixed ones are nothing that
 a checkpoint, an average of weights or a learning rate could upset, and fine-tuning starts exactly
 at the network that was quantised after training.
@@ -25,9 +27,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stapes.compression.masks import keep_zeros
+from stapes.compression.rounding import LEAST_SCALE, input_patches, round_weight, weight_scale
 from stapes.errors import StapesError
 from stapes.models.dataflow import trace_dataflow
 from stapes.models.folding import fold_norms_of, fold_parametrizations, replace_module
+from stapes.models.parametrized import unparametrize
 from stapes.models.quantized import (
     ConvolutionSums,
     LinearSums,
@@ -48,13 +52,10 @@ __all__ = [
     "half_precision",
     "prepare_qat",
     "quantize",
-    "weight_scale",
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# Products of two scales stay far from where float32 ends.
-_LEAST_SCALE = 1e-15
 # A bias is at most this many units of its channel's sums: exact in float32, and an int32.
 _LARGEST_BIAS = 2.0**23
 
@@ -182,9 +183,28 @@ class _TrainableLayer(QuantizedLayer):
             parametrize.register_parametrization(self, "weight", copy.deepcopy(part))
         self.register_buffer("scale", torch.ones_like(bias))
 
+    def move_to(self, levels: Tensor) -> None:
+        """Give the weight other integers, in their middle; damping and masks stay.
+
+        A weight of zero has to stay zero.
+        """
+        wanted = levels * self._step()
+        if not parametrize.is_parametrized(self, "weight"):
+            self.weight.copy_(wanted)
+            return
+        # Damping and masks are factors, so the raw weight changes as much as the result does.
+        parts = self.get_submodule("parametrizations.weight")
+        raw, now = parts.get_parameter("original"), self.weight.detach()
+        raw.mul_(torch.where(now == 0, 1.0, wanted / torch.where(now == 0, 1.0, now)))
+        if not torch.equal(self.integer_weight(), levels):  # something else than factors
+            unparametrize(self, fold=True)
+            self.weight.copy_(wanted)
+
     def integer_weight(self) -> Tensor:
-        scale = self.scale.view(-1, *[1] * (self.weight.ndim - 1))
-        return round_through(self.weight / scale).clamp(-127, 127)
+        return round_through(self.weight / self._step()).clamp(-127, 127)
+
+    def _step(self) -> Tensor:
+        return self.scale.view(-1, *[1] * (self.weight.ndim - 1))
 
     def whole_bias(self) -> Tensor:
         unit = self.multiplier()
@@ -252,49 +272,22 @@ def _prepare(network: ModuleT, batches: Iterable[Tensor]) -> ModuleT:
     flow = trace_dataflow(prepared)
     plan = plan_quantization(prepared, flow)
     fold_norms_of(prepared, flow)
-    ranges = _calibrate(prepared, plan, batches)
-    layers: dict[str, QuantizedLayer] = {
-        name: _trainable(prepared.get_submodule(name)) for name in plan.layers
-    }
-    quantizers = install(prepared, plan, layers)
+    ranges, moments = _calibrate(prepared, plan, batches)
+    layers = {name: _trainable(prepared.get_submodule(name)) for name in plan.layers}
+    quantizers = install(prepared, plan, dict(layers))
     with torch.no_grad():
         for name, quantizer in quantizers.items():
             scale, zero_point = ranges[name]
             quantizer.scale.fill_(scale)
             quantizer.zero_point.fill_(zero_point)
-        for layer in layers.values():
-            best = weight_scale(cast(Tensor, layer.weight))
-            needed = cast(Tensor, layer.bias).abs() / (layer.source.scale * _LARGEST_BIAS)
-            layer.scale.copy_(torch.maximum(best, needed))
+        for name, layer in layers.items():
+            needed = layer.bias.abs() / (layer.source.scale * _LARGEST_BIAS)
+            layer.scale.copy_(torch.maximum(weight_scale(layer.weight), needed))
+            layer.move_to(round_weight(layer.weight, layer.scale, moments[name]))
     return prepared
 
 
 # --- scales -----------------------------------------------------------------------------------
-
-
-def weight_scale(weight: Tensor) -> Tensor:
-    """The scale of each output channel with the least squared error of its integer weights.
-
-    Tried are 51 scales that put between half of the channel's largest absolute weight and all of
-    it on 127.
-
-    Shape:
-        - weight: (C_out, ...)
-        - output: (C_out,); 1 for a channel of zeros
-    """
-    rows = weight.detach().double().flatten(1)
-    largest = rows.abs().amax(1)
-    best = torch.full_like(largest, torch.inf)
-    chosen = torch.ones_like(largest)
-    for percent in range(100, 49, -1):
-        # As it will be stored.
-        scale = (largest * percent / (100 * 127)).float().double().clamp_min(_LEAST_SCALE)
-        rounded = (rows / scale[:, None]).round().clamp(-127, 127) * scale[:, None]
-        error = (rounded - rows).square().sum(1)
-        better = error < best
-        best = torch.where(better, error, best)
-        chosen = torch.where(better, scale, chosen)
-    return torch.where(largest > 0, chosen, 1.0).to(weight.dtype)
 
 
 def activation_range(values: Tensor, counts: Tensor, low: float, high: float) -> tuple[float, int]:
@@ -312,7 +305,7 @@ def activation_range(values: Tensor, counts: Tensor, low: float, high: float) ->
     Shape:
         - values, counts: (M,), float64
     """
-    if high - low < 255 * _LEAST_SCALE:
+    if high - low < 255 * LEAST_SCALE:
         return 1.0, 0
     pull = 0.97 ** torch.arange(100, dtype=torch.float64)
     none = torch.ones_like(pull)
@@ -377,34 +370,48 @@ class _Histogram:
 
 def _calibrate(
     network: nn.Module, plan: QuantizationPlan, batches: Iterable[Tensor]
-) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of each quantiser of a plan, by the quantiser's name."""
-    names = [*(f"{n}.input" for n in plan.inputs), *(f"{n}.output" for n in plan.outputs)]
-    histograms = {name: _Histogram() for name in [*names, *plan.relus]}
+) -> tuple[dict[str, tuple[float, int]], dict[str, Tensor]]:
+    """Scale and zero point of each quantiser of a plan, and the moments of each layer's inputs."""
+    histograms = {
+        name: _Histogram()
+        for name in (
+            *(f"{layer}.input" for layer in plan.inputs),
+            *(f"{layer}.output" for layer in plan.outputs),
+            *plan.relus,
+        )
+    }
+    moments: dict[str, Tensor] = {}
     like = next(network.parameters())
     seen = False
     with ExitStack() as stack, torch.no_grad():
-        for name in plan.inputs:
-            before = network.get_submodule(name).register_forward_pre_hook(
-                _watch_input(f"{name}.input", histograms)
+        for name in plan.layers:
+            layer = network.get_submodule(name)
+            stack.callback(
+                layer.register_forward_pre_hook(_watch(name, histograms, moments)).remove
             )
-            stack.callback(before.remove)
-        for name in [*plan.outputs, *plan.relus]:
+        for name in (*plan.outputs, *plan.relus):
             label = name if name in plan.relus else f"{name}.output"
-            after = network.get_submodule(name).register_forward_hook(
+            written = network.get_submodule(name).register_forward_hook(
                 _watch_output(label, histograms)
             )
-            stack.callback(after.remove)
+            stack.callback(written.remove)
         for batch in batches:
             network(batch.to(device=like.device, dtype=like.dtype))
             seen = True
     if not seen:
         raise StapesError("There are no training clips to set the ranges of the activations with.")
-    return {name: histogram.range() for name, histogram in histograms.items()}
+    return {name: histogram.range() for name, histogram in histograms.items()}, moments
 
 
-def _watch_input(name: str, histograms: dict[str, _Histogram]) -> Any:
-    return lambda _module, inputs: histograms[name].add(name, inputs[0])
+def _watch(name: str, histograms: dict[str, _Histogram], moments: dict[str, Tensor]) -> Any:
+    def see(layer: nn.Conv2d | nn.Linear, inputs: tuple[Tensor, ...]) -> None:
+        if f"{name}.input" in histograms:
+            histograms[f"{name}.input"].add(f"{name}.input", inputs[0])
+        patches = input_patches(layer, inputs[0])
+        products = patches.mT @ patches
+        moments[name] = moments[name] + products if name in moments else products
+
+    return see
 
 
 def _watch_output(name: str, histograms: dict[str, _Histogram]) -> Any:
