@@ -18,4 +18,11 @@ def test_frequencies_as_an_axis_names_them() -> None:
         "31.5", "500", "1k", "16k"
     ]  # fmt: skip
     assert frequency_ticks(np.linspace(0, 8000, 65)) == [8000.0, 4000.0, 2000.0, 500.0]
-    assert frequency_ticks(np.linspace(300, 400, 5)) == [300.0, 400.0]
+    assert frequency_ticks(np.geomspace(760, 3400, 55)) == [3000.0, 2000.0, 1500.0, 1000.0, 800.0]
+    assert frequency_ticks(np.linspace(310, 390, 5)) == [310.0, 390.0]
+    for low, high in ((50, 60), (20, 20_000), (700, 3000), (4000, 11_025)):
+        axis = np.geomspace(low, high, 100)
+        ticks = frequency_ticks(axis)
+        assert len(ticks) > 1
+        places = np.interp(sorted(ticks), axis, np.linspace(0, 1, 100))
+        assert np.diff(places).min() >= 1 / 7 - 1e-9

@@ -80,7 +80,8 @@ def _receptive_field(
             progress=lambda done, total: terminal.progress("Measuring", done, total),
         )
     count = f"{found.field.n_clips} recording{'s' * (found.field.n_clips != 1)}"
-    draw_receptive_field(found, out, title=f"{model}, {count}")
+    name = str(model) if len(str(model)) < 50 else f"…{str(model)[-49:]}"
+    draw_receptive_field(found, out, title=f"{name}, {count}")
     tree: dict[str, Any] = found.summary()
     if format == "json":
         sys.stdout.write(json.dumps({**tree, "picture": str(out)}, indent=1) + "\n")

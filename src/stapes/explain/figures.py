@@ -103,7 +103,7 @@ def draw_receptive_field(found: FieldOnRecordings, path: str | Path, *, title: s
     side = figure.add_subplot(grid[1, -1])
     for place, (_, field, colour) in zip((0.98, 0.02), maps, strict=False):
         _frequency_profile(side, field, found, colour, place)
-    side.set_xlim(0, 1.05 * max(_smooth(field.profile("frequency")).max() for _, field, _ in maps))
+    side.set_xlim(0, 1.05 * max(field.profile("frequency").max() for _, field, _ in maps))
     side.set_ylim(*bins)
     _frequency_axis(side, found, named=False)
     _plain(side)

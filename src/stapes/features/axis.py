@@ -28,19 +28,30 @@ def bin_edges(frequencies: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def frequency_ticks(frequencies: NDArray[Any]) -> list[float]:
-    """Octaves in Hz inside an axis that lie a seventh of its height apart, or its two ends.
+    """Round frequencies in Hz inside an axis, a seventh of its height apart, the highest first.
+
+    Octaves; on an axis that holds fewer than three of them steps of about a third of one; else
+    its two ends, the lower one first.
 
     Args:
         frequencies: (F,) Hz, rising: the centres of its equally high rows.
     """
     octaves = (16.0, 31.5, 63.0, *(125.0 * 2**k for k in range(12)))
+    thirds = tuple(step * 10.0**k for k in range(1, 6) for step in (1, 1.25, 1.5, 2, 2.5, 3, 4, 5,
+                                                                    6, 8))  # fmt: skip
     place = np.linspace(0, 1, len(frequencies))
-    ticks: list[float] = []
-    for octave in reversed(octaves):
-        inside = frequencies[0] <= octave <= frequencies[-1]
-        here, above = np.interp([octave, ticks[-1] if ticks else np.inf], frequencies, place)
-        if inside and (not ticks or above - here >= 1 / 7):
-            ticks.append(octave)
+    found: list[list[float]] = []
+    for series in (octaves, thirds):
+        ticks: list[float] = []
+        for tick in reversed(series):
+            inside = frequencies[0] <= tick <= frequencies[-1]
+            here, above = np.interp([tick, ticks[-1] if ticks else np.inf], frequencies, place)
+            if inside and (not ticks or above - here >= 1 / 7):
+                ticks.append(tick)
+        found.append(ticks)
+        if len(ticks) > 2:
+            return ticks
+    ticks = max(found, key=len)
     return ticks if len(ticks) > 1 else [float(f"{f:.3g}") for f in frequencies[[0, -1]]]
 
 
