@@ -58,7 +58,10 @@ def hit() -> Path:
 def test_help_names_every_verb_and_costs_no_torch() -> None:
     done = run("--help")
     assert done.returncode == 0
-    for verb in ("train", "predict", "evaluate", "inspect", "data", "recipes", "cache"):
+    for verb in (
+        "train", "predict", "evaluate", "inspect", "data", "recipes", "cache", "compare",
+        "quantize", "shrink", "explain", "reproduce",
+    ):  # fmt: skip
         assert verb in done.stdout
     code = "import sys, stapes.cli.app; assert not {'torch', 'numpy', 'polars'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.evaluation.metrics import ReliabilityBin
+from stapes.features.axis import frequency_label, frequency_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,26 +194,13 @@ def draw_spectrogram(
         extent=(0, seconds, -0.5, n_bins - 0.5),
         interpolation="none",  # embeds the pixels as they are; the browser scales them
     )
-    ticks = _frequency_ticks(frequencies)
+    ticks = frequency_ticks(frequencies)
     axes.set_yticks(
         np.interp(ticks, frequencies, np.arange(n_bins)),
-        [f"{t / 1000:g}k" if t >= 1000 else f"{t:g}" for t in ticks],
+        [frequency_label(tick) for tick in ticks],
     )
     axes.set(xlabel="seconds", ylabel="Hz")
     return _svg(figure)
-
-
-def _frequency_ticks(frequencies: NDArray[Any]) -> list[float]:
-    """Octaves inside the axis that lie a seventh of its height apart, or its two ends."""
-    octaves = (16.0, 31.5, 63.0, *(125.0 * 2**k for k in range(12)))
-    place = np.linspace(0, 1, len(frequencies))
-    ticks: list[float] = []
-    for octave in reversed(octaves):
-        inside = frequencies[0] <= octave <= frequencies[-1]
-        here, above = np.interp([octave, ticks[-1] if ticks else np.inf], frequencies, place)
-        if inside and (not ticks or above - here >= 1 / 7):
-            ticks.append(octave)
-    return ticks if len(ticks) > 1 else [float(f"{f:.3g}") for f in frequencies[[0, -1]]]
 
 
 def _small(
