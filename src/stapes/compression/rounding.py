@@ -37,31 +37,20 @@ LEAST_SCALE = 1e-15
 
 
 def weight_scale(weight: Tensor) -> Tensor:
-    """The scale of each output channel with the least squared error of its weights, rounded.
+    """The scale of each output channel that puts its largest absolute weight on 127.
 
-    Tried are 51 scales that put between half of the channel's largest absolute weight and all of
-    it on 127.
+    A smaller one would clip. Clipping the share p of the largest of n weights costs
+    ``(127 p)^2`` squared levels and makes the others' ``n / 12`` smaller by ``n p / 6``; it can
+    pay up to ``p = n / 96774``, a third of a percent for 288 weights.
 
-    >>> weight_scale(torch.tensor([[127.0, -3.0], [0.0, 0.0]])).tolist()
-    [1.0, 1.0]
+    >>> weight_scale(torch.tensor([[127.0, -3.0], [0.0, -254.0]])).tolist()
+    [1.0, 2.0]
 
     Shape:
         - weight: (C_out, ...)
-        - output: (C_out,); 1 for a channel of zeros
+        - output: (C_out,), at least 1e-15, also for a channel of zeros
     """
-    rows = weight.detach().double().flatten(1)
-    largest = rows.abs().amax(1)
-    best = torch.full_like(largest, torch.inf)
-    chosen = torch.ones_like(largest)
-    for percent in range(100, 49, -1):
-        # As it will be stored.
-        scale = (largest * percent / (100 * 127)).float().double().clamp_min(LEAST_SCALE)
-        rounded = (rows / scale[:, None]).round().clamp(-127, 127) * scale[:, None]
-        error = (rounded - rows).square().sum(1)
-        better = error < best
-        best = torch.where(better, error, best)
-        chosen = torch.where(better, scale, chosen)
-    return torch.where(largest > 0, chosen, 1.0).to(weight.dtype)
+    return (weight.detach().flatten(1).abs().amax(1) / 127).clamp_min(LEAST_SCALE)
 
 
 def input_patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
