@@ -326,6 +326,8 @@ def test_a_figure_shares_the_tables_networks(
     assert all("rho-04" in name for name in trained)
     assert [row[:2] for row in wider.rows] == [("3", "49"), ("3", "49"), ("4", "65"), ("4", "65")]
     assert wider.rows[0][2] == "55"
+    # The paper's numbers are of one rho only.
+    assert [row[5] for row in wider.rows] == ["97.45 %", "97.00 %", "", ""]
 
 
 def test_a_finished_study_opens_no_model(
@@ -386,6 +388,8 @@ def test_seeds_and_folds_can_be_added(folds: Path, tmp_path: Path, trained: list
     assert len(trained) == 6, "fewer seeds than there are: nothing to train"
     with pytest.raises(StapesError, match="choose another --out"):
         run(hop=150)
+    with pytest.raises(StapesError, match="choose another --out"):
+        run(hop=150, fold="2")  # no model in common: the recipe tells them apart
 
 
 # Mistakes

@@ -238,7 +238,6 @@ def open_bench(
     *,
     out: Path,
     fold: str | None = None,
-    only_first_fold: bool = False,
     seeds: int = 1,
     cache: str | Path | None = None,
     workers: int | None = None,
@@ -255,7 +254,6 @@ def open_bench(
         recipe: what all points are variations of.
         out: the study's folder.
         fold: test on this declared fold only.
-        only_first_fold: test on the first of several folds only.
         seeds: train every point with the seeds 0, 1, ..., this many.
         cache: folder of the feature cache; none: the user's.
         workers: threads that read recordings; none: all cores.
@@ -279,8 +277,7 @@ def open_bench(
         reporter=reporter,
         command=command,
     )
-    kept = splits[:1] if only_first_fold else splits
-    return Bench(run, tuple(kept), tuple(range(seeds)), tuple(notes), workers)
+    return Bench(run, tuple(splits), tuple(range(seeds)), tuple(notes), workers)
 
 
 def differences(
