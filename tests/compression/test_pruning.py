@@ -141,6 +141,13 @@ def test_zeros_of_their_own_leave_less_than_the_target_never_more() -> None:
     assert _nonzero(network) == live - 10
 
 
+def test_a_part_is_rounded_down_as_people_count() -> None:
+    # In binary 0.29 * 100 is a little less than 29.
+    layer = prune(nn.Linear(10, 10, bias=False), keep=0.29)
+    assert int(layer.weight.count_nonzero()) == 29
+    assert int(prune(layer, keep=0.299).weight.count_nonzero()) == 29
+
+
 def test_equal_weights_are_told_apart_by_their_place() -> None:
     layer = nn.Linear(7, 3, bias=False)
     nn.init.constant_(layer.weight, -0.5)

@@ -138,7 +138,6 @@ class Pruner:
             self._plan.mask(self.target, revive=self._returning, frozen=True)
         elif start < now < end and (now - start) % every == 0:
             left = ramp((now - start) / (end - start), self.total, self.target, self._kind)
-            left = max(left, self._plan.minimum)
             self._plan.mask(left, revive=self._returning, frozen=frozen)
 
     def settled(self, epochs_done: int, n_steps: int) -> bool:
