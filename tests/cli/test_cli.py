@@ -18,6 +18,7 @@ import soundfile
 from damage import damaged_files
 
 import stapes
+from stapes.config import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 HITS = ROOT / "examples" / "drum-hits"
@@ -201,7 +202,9 @@ def test_data_check_lists_what_is_wrong(hit: Path, tmp_path: Path) -> None:
 def test_recipes_and_cache_print() -> None:
     assert "small" in run("recipes").stdout
     assert run("recipes", "small").stdout.startswith("#")
-    assert "training" in run("recipes", "--fields").stdout
+    fields = run("recipes", "--fields").stdout
+    for section in set(Recipe.model_fields) - {"name", "description"}:
+        assert f"[{section}]" in fields
     assert "MB" in run("cache").stdout
     assert "freed" in run("cache", "--clear").stdout
     assert "esc50" in run("data", "corpora").stdout

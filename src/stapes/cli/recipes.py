@@ -38,6 +38,8 @@ def recipes(
         ("model", config.CpResNetConfig),
         ("augment", config.AugmentConfig),
         ("training", config.TrainingConfig),
+        ("pruning", config.PruningConfig),
+        ("quantization", config.QuantizationConfig),
     ]
     for section, schema in sections:
         sys.stdout.write(f"\n[{section}] {(schema.__doc__ or '').partition('(')[0].strip()}\n")
