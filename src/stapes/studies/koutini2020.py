@@ -155,7 +155,7 @@ _QUICK_RHOS_ELSE = (3, 5, 7, 9, 12)
 # of the spectrogram's size, and a schedule that gets far in few epochs.
 _QUICK = (
     "features.name=log_mel", "features.n_mels=64", "model.width=32", "training.epochs=auto",
-    "training.batch_size=32", "training.optimizer=adamw", "training.learning_rate=1e-3",
+    "training.batch_size=32", "training.optimizer=adamw", "training.learning_rate=1e-2",
     "training.weight_decay=1e-2", "training.schedule=one_cycle", "training.constant_epochs=0",
     "training.decay_end_epoch=none", "training.final_rate_fraction=0", "training.averaging=ema",
     "training.averaging_start_epoch=0", "training.averaging_every_epochs=1",
