@@ -23,6 +23,7 @@ from stapes.compression.masks import add_masks
 from stapes.compression.quantization import TrainableConv2d, _Histogram, activation_range
 from stapes.errors import StapesError
 from stapes.models import (
+    FrequencyDamping,
     count_complexity,
     create_model,
     damping_of,
@@ -246,6 +247,7 @@ def test_the_histogram_serves_in_whatever_order_the_range_grows() -> None:
         for part in parts:
             histogram.add("x", part)
         assert (histogram.low, histogram.high) == (-40.0, 30.0)
+        assert int(histogram._counts.sum()) == sum(len(part) for part in parts if part.any())
         ranges.append(histogram.range())
     exact = activation_range(x.double(), torch.ones(3002).double(), -40.0, 30.0)
     for scale, zero_point in ranges:
@@ -323,7 +325,9 @@ def test_damping_and_zeros_stay_in_force() -> None:
     network = _trained("pruned")
     x, _ = _task()
     prepared = prepare_qat(network, [x])
-    assert damping_of(prepared) == 0.1
+    damped = [n for n, m in network.named_modules() if isinstance(m, FrequencyDamping)]
+    assert [n for n, m in prepared.named_modules() if isinstance(m, FrequencyDamping)] == damped
+    assert len(damped) > 2
     _train(prepared, 3)
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):

@@ -114,6 +114,8 @@ class _Branches(nn.Module):
         self.changed_norm = nn.BatchNorm2d(2)
         self.twice = nn.Conv2d(2, 2, 1)  # called twice
         self.twice_norm = nn.BatchNorm2d(2)
+        self.one, self.other = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+        self.common_norm = nn.BatchNorm2d(2)  # called twice
         self.untracked = nn.Conv2d(2, 2, 1)
         self.untracked_norm = nn.BatchNorm2d(2, track_running_stats=False)
         self.plain = nn.Conv2d(2, 2, 1)
@@ -123,7 +125,8 @@ class _Branches(nn.Module):
         x = self.both(x)
         x = self.sum_norm(x + self.both_norm(x))
         x = self.changed_norm(self.changed(x).mul_(2))
-        x = self.twice_norm(self.twice(self.twice(x)))
+        x = self.twice_norm(self.twice(x)) + self.twice(x)
+        x = self.common_norm(self.one(x)) + self.common_norm(self.other(x))
         x = self.untracked_norm(self.untracked(x))
         x = self.plain_norm(self.plain(x))
         return x
@@ -135,7 +138,9 @@ def test_only_norms_that_read_one_layer_are_folded() -> None:
     x = _noise(2, 1, 4, 4)
     torch.testing.assert_close(folded(x), network(x), rtol=1e-4, atol=1e-5)
     left = [name for name, m in folded.named_modules() if isinstance(m, nn.BatchNorm2d)]
-    assert left == ["both_norm", "sum_norm", "changed_norm", "twice_norm", "untracked_norm"]
+    assert left == [
+        "both_norm", "sum_norm", "changed_norm", "twice_norm", "common_norm", "untracked_norm"
+    ]  # fmt: skip
 
 
 def test_damping_and_masks_can_stay_in_force() -> None:

@@ -306,13 +306,14 @@ class _Foreign(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.relu = nn.ReLU()  # used three times
+        self.relu = nn.ReLU()  # used four times
         self.first = nn.Conv2d(1, 4, 3)
         self.norm = nn.BatchNorm2d(4)
         self.second = nn.Conv2d(4, 4, 3, padding=1)
         self.beside = nn.Conv2d(4, 4, 1)
         self.padded = nn.Conv2d(4, 4, 3)
         self.filled = nn.Conv2d(4, 4, 3)
+        self.raised = nn.Conv2d(4, 4, 1)
         self.smooth = nn.Conv2d(4, 4, 1)
         self.functional = nn.Conv2d(4, 4, 1)
         self.hidden = nn.Linear(4, 6)
@@ -325,7 +326,9 @@ class _Foreign(nn.Module):
         x = self.relu(self.second(x) + self.beside(x))
         x = F.max_pool2d(x, 2)
         x = self.relu(self.padded(F.pad(x, (1, 1, 1, 1))))
-        x = F.silu(self.filled(F.pad(x, (1, 1, 1, 1), value=1.0)))
+        x = self.relu(self.filled(F.pad(x, (1, 1, 1, 1), value=1.0)))
+        x += 0.3
+        x = F.silu(self.raised(x))
         x = F.relu(self.smooth(x))
         x = F.relu(self.functional(x) + x)
         x = self.hidden(x.mean((2, 3)))
@@ -337,12 +340,14 @@ def test_quantisers_sit_where_the_module_says() -> None:
     plain = _Foreign().eval()
     plan = plan_quantization(plain, trace_dataflow(plain))
     assert plan.layers == (
-        "first", "second", "beside", "padded", "filled", "smooth", "functional", "hidden", "last",
+        "first", "second", "beside", "padded", "filled", "raised", "smooth",
+        "functional", "hidden", "last",
     )  # fmt: skip
     assert plan.relus == {"relu"}  # the last one leads to no layer
-    # Not rounded: the input, what was padded by something else than zero, what SiLU made, a mean.
-    assert plan.inputs == {"first", "filled", "smooth", "hidden"}
-    assert plan.outputs == {"second", "beside", "filled", "smooth", "functional", "hidden"}
+    # Not rounded: the input, what was padded by something else than zero, what was changed in
+    # place, what SiLU made, a mean.
+    assert plan.inputs == {"first", "filled", "raised", "smooth", "hidden"}
+    assert plan.outputs == {"second", "beside", "raised", "smooth", "functional", "hidden"}
     assert plan.sources == {
         "second": "relu",
         "beside": "relu",
@@ -359,7 +364,8 @@ def test_quantisers_sit_where_the_module_says() -> None:
         "second.output": ("output", ()),
         "beside.output": ("output", ()),
         "filled.input": ("input", ("filled",)),
-        "filled.output": ("output", ()),
+        "raised.input": ("input", ("raised",)),
+        "raised.output": ("output", ()),
         "smooth.input": ("input", ("smooth",)),
         "smooth.output": ("output", ("functional",)),
         "functional.output": ("output", ()),

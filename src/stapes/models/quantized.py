@@ -90,6 +90,38 @@ class _Round(torch.autograd.Function):
         return gradients[0]
 
 
+class _Levels(torch.autograd.Function):
+    """Divide by a scale and round; the gradient is that of the division."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+        ctx.save_for_backward(scale)
+        return (x / scale).round_()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] / ctx.saved_tensors[0], None
+
+
+class _Quantize(torch.autograd.Function):
+    """Divide, round, clip and multiply; the gradient passes where nothing is clipped.
+
+    One function and not four, so that training keeps a byte per value instead of floats.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+        levels = (x / scale).round_()
+        low: Any = 0.0 if zero_point is None else -zero_point.to(x.dtype)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward((levels >= low) & (levels <= low + 255))
+        return levels.clamp_(low, low + 255).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] * ctx.saved_tensors[0], None, None
+
+
 def round_through(x: Tensor) -> Tensor:
     """Round half to even, with the gradient of the identity."""
     return cast(Tensor, _Round.apply(x))  # type: ignore[no-untyped-call]
@@ -100,6 +132,11 @@ class ActivationQuantizer(nn.Module):
     zero_point) * scale``, halves to even.
 
     The gradient passes where nothing is clipped, as if there were no rounding.
+
+    Args:
+        scale: first value of the attribute.
+        zero_point: first value of the attribute.
+        from_zero: whether the zero point is always 0, as in the place of a ReLU; quicker.
 
     Attributes:
         scale: of one level, float32, one value.
@@ -112,16 +149,15 @@ class ActivationQuantizer(nn.Module):
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: float = 1.0, zero_point: int = 0) -> None:
+    def __init__(self, scale: float = 1.0, zero_point: int = 0, *, from_zero: bool = False) -> None:
         super().__init__()
+        self.from_zero = from_zero
         self.register_buffer("scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
-        low = -self.zero_point.to(x.dtype)
-        if torch.is_grad_enabled():
-            return round_through(x / self.scale).clamp(low, low + 255) * self.scale
-        return (x / self.scale).round_().clamp_(low, low + 255).mul_(self.scale)
+        offset = None if self.from_zero else self.zero_point
+        return cast(Tensor, _Quantize.apply(x, self.scale, offset))  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
@@ -192,7 +228,7 @@ class QuantizedLayer(nn.Module):
             if self.input is not None:
                 x = self.input(x)
             # x is a whole multiple of the scale up to its last bit: rounding finds which.
-            whole = round_through(x / self.source.scale)
+            whole = cast(Tensor, _Levels.apply(x, self.source.scale))  # type: ignore[no-untyped-call]
             y = self.sums(whole, self.integer_weight())
             # In place: the gradient needs none of the two. Not addcmul: it may round only once.
             y = y.mul_(self.per_channel(self.multiplier()))
@@ -400,8 +436,9 @@ def install(
     quantizers = {}
 
     def new(name: str) -> ActivationQuantizer:
-        quantizers[name] = ActivationQuantizer().to(device=like.device, dtype=like.dtype)
-        return quantizers[name]
+        made = ActivationQuantizer(from_zero=name in plan.relus)
+        quantizers[name] = made.to(device=like.device, dtype=like.dtype)
+        return made
 
     inside = {
         name: (
