@@ -158,6 +158,17 @@ def test_a_cross_validated_run_is_quantised_fold_by_fold(
     assert stapes.load_bundle(after.model).precision == "float16"
 
 
+def test_a_target_that_cannot_be_met_is_refused_before_any_work(
+    hits: stapes.Dataset, cache: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"keep_parameters = 20: the network needs \d+ at least"):
+        train(
+            hits, cache, tmp_path / "run",
+            "pruning.method=magnitude", "pruning.keep_parameters=20",
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_use_is_one_sentence(
     plain: stapes.training.TrainResult, cache: Path, tmp_path: Path
 ) -> None:

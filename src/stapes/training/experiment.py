@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import save_bundle
+from stapes.compression import Pruner
 from stapes.config import Recipe, load_recipe, resolve
 from stapes.data import (
     Dataset,
@@ -251,7 +252,7 @@ def open_run(
         command=command,
         tensorboard=tensorboard,
     )
-    _refuse_small_input(run)
+    _refuse_misfit(run)
     return run, splits, notes
 
 
@@ -416,8 +417,9 @@ def _carry_out(
     return result
 
 
-def _refuse_small_input(run: Run) -> None:
-    """Say before any work is done that windows are too short, or bands too few, for the network."""
+def _refuse_misfit(run: Run) -> None:
+    """Say before any work is done that windows are too short, or bands too few, for the network,
+    or that it cannot be pruned as far as asked."""
     network = run.new_network(seed=0)
     n_bins, n_frames = run.frontend.n_bins, run.frontend.n_frames(run.store.window)
     needed = network.min_input_size
@@ -427,6 +429,9 @@ def _refuse_small_input(run: Run) -> None:
             f"{n_frames} frames, and the network needs {needed} of each: raise "
             "audio.window_seconds or features.n_mels, or lower features.hop_length."
         )
+    if run.recipe.pruning.method != "none":
+        assert not isinstance(run.recipe.training.epochs, str)
+        Pruner(network, run.recipe.pruning, run.recipe.training.epochs)
 
 
 def _everything(dataset: Dataset, groups: NDArray[np.int64], recipe: Recipe, seed: int) -> Split:
