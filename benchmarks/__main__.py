@@ -5,13 +5,19 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import features, start, timeline_memory, training
+from benchmarks import features, reduction, start, timeline_memory, training
 
 
 def main() -> None:
     """Run every speed and memory benchmark, print each section and write the page."""
     sections = []
-    for run in (training.main, features.main, start.main, timeline_memory.main):
+    for run in (
+        training.main,
+        reduction.main,
+        features.main,
+        start.main,
+        timeline_memory.main,
+    ):
         sections.append(run())
         print(sections[-1], flush=True)
     page = (
