@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from stapes.cli.options import Device, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text
 
 __all__ = ["quantize"]
@@ -26,13 +27,9 @@ def quantize(
         list[str] | None,
         typer.Option("--set", help="Such as quantization.aware=always; repeatable."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read recordings [all cores].", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    threads: Threads = None,
 ) -> None:
     """Store a run's networks in eight or sixteen bits and score them again.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stapes.cli.options import Device, Overrides, Threads, Workers
 from stapes.cli.terminal import Terminal, print_table
 
 __all__ = ["reproduce"]
@@ -44,17 +45,10 @@ def reproduce(
         str | None, typer.Option(help="Test on this declared fold only [all; quick: the first].")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Train every network this often.", min=1)] = 1,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a recipe field, e.g. model.width=64; repeatable."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read recordings [all cores].", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
-    ] = None,
+    overrides: Overrides = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    threads: Threads = None,
 ) -> None:
     """Train the networks of a paper and show its tables and figures beside ours.
 

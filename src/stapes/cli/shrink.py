@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stapes.cli.options import Device, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text, print_table
 
 if TYPE_CHECKING:
@@ -47,13 +48,9 @@ def shrink(
             help="Train the best one once more, on training and validation clips together.",
         ),
     ] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read recordings [all cores].", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    threads: Threads = None,
 ) -> None:
     """Find the most accurate model inside a budget, starting from a finished run.
 

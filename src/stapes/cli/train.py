@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stapes.cli.options import Device, Overrides, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text
 
 __all__ = ["train"]
@@ -28,10 +29,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder [runs/DATA-RECIPE].")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Override a recipe field, e.g. training.epochs=30; repeatable."),
-    ] = None,
+    overrides: Overrides = None,
     corpus: Annotated[
         str | None, typer.Option(help="Read DATA as this known corpus, e.g. esc10.")
     ] = None,
@@ -69,13 +67,9 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write curves for TensorBoard.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read recordings [all cores].", min=1)
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
-    ] = None,
+    device: Device = "auto",
+    workers: Workers = None,
+    threads: Threads = None,
 ) -> None:
     """Train on labelled recordings, score on held-out ones, write a model and a report.
 

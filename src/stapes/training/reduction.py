@@ -4,7 +4,7 @@ precision becomes that of the device."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,26 @@ def reduce_network(
     if precision == "float16":
         network = half_precision(network)
     elif precision == "int8":
+
+        def tune(aware: nn.Module, fine: Recipe) -> None:
+            (folder / _AWARE).mkdir(parents=True, exist_ok=True)
+            fit(
+                aware,
+                normalizer,
+                examples,
+                fine,
+                seed=seed,
+                folder=folder / _AWARE,
+                fingerprint=fingerprint,
+                accelerator=accelerator,
+                on_step=lambda done, total, part: reporter.progress(
+                    "Fine-tuning for int8", done + part, total
+                ),
+            )
+            normalizer.cpu().eval()
+
         network, facts["quantization"] = _to_int8(
-            network,
-            normalizer,
-            examples,
-            recipe,
-            seed=seed,
-            folder=folder / _AWARE,
-            fingerprint=fingerprint,
-            accelerator=accelerator,
-            reporter=reporter,
+            network, normalizer, examples, recipe, seed=seed, tune=tune
         )
     return network.eval(), facts
 
@@ -109,11 +119,9 @@ def _to_int8(
     recipe: Recipe,
     *,
     seed: int,
-    folder: Path,
-    fingerprint: str,
-    accelerator: Accelerator,
-    reporter: Reporter,
+    tune: Callable[[nn.Module, Recipe], None],
 ) -> tuple[nn.Module, dict[str, Any]]:
+    """The int8 network, fine-tuned by ``tune`` where that is due, and what it cost."""
     config = recipe.quantization
     # Ranges come from clips that the network was trained on: never from the test part.
     drawn = np.random.default_rng([_CALIBRATION, seed]).permutation(examples.train)
@@ -130,8 +138,7 @@ def _to_int8(
     drop = accuracy - facts["accuracy_after"]
     if config.aware == "always" or (config.aware == "auto" and drop > _LARGEST_DROP):
         aware = prepare_qat(network, batches)
-        folder.mkdir(parents=True, exist_ok=True)
-        tuned = recipe.training.model_copy(
+        training = recipe.training.model_copy(
             update={
                 "epochs": config.aware_epochs,
                 "learning_rate": config.aware_learning_rate,
@@ -143,24 +150,14 @@ def _to_int8(
                 "early_stopping_epochs": None,
             }
         )
-        fit(
-            aware,
-            normalizer,
-            examples,
-            recipe.model_copy(update={"training": tuned, "pruning": PruningConfig()}),
-            seed=seed,
-            folder=folder,
-            fingerprint=fingerprint,
-            accelerator=accelerator,
-            on_step=lambda done, total, part: reporter.progress(
-                "Fine-tuning for int8", done + part, total
-            ),
-        )
-        normalizer.cpu().eval()
+        tune(aware, recipe.model_copy(update={"training": training, "pruning": PruningConfig()}))
         aware.to("cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        quantized = finish_qat(aware)
-        facts["accuracy_after"] = _accuracy(quantized, judges, normalizer, examples)
-        facts["aware_epochs"] = config.aware_epochs
+        tuned = finish_qat(aware)
+        found = _accuracy(tuned, judges, normalizer, examples)
+        # A few epochs can also do harm: then what was calibrated stays.
+        if config.aware == "always" or found > facts["accuracy_after"]:
+            quantized = tuned
+            facts |= {"accuracy_after": found, "aware_epochs": config.aware_epochs}
     return quantized, facts
 
 
