@@ -160,9 +160,9 @@ def test_another_budget_or_folder_is_refused(
 ) -> None:
     with pytest.raises(StapesError, match=r"holds the search for 7kB.*--out"):
         shrink(toy_run, size="6kB", trials=TRIALS, out=found.folder)
-    with pytest.raises(StapesError, match=r"holds another search"):
+    with pytest.raises(StapesError, match=r"holds a search with another run"):
         shrink(toy_run, size=SIZE, seed=1, trials=TRIALS, out=found.folder)
-    with pytest.raises(StapesError, match=r"holds another search"):
+    with pytest.raises(StapesError, match=r"holds something else"):
         shrink(toy_run, size=SIZE, trials=TRIALS, out=toy_run)
     (tmp_path / "letters.txt").write_text("mine")
     with pytest.raises(StapesError, match=r"not empty and holds no search"):

@@ -102,7 +102,8 @@ class Space:
         )
         self.blocks = _fewer_blocks(model.blocks)
         self.rhos = tuple(rho for rho in (model.rho - step for step in (0, 1, 2, 4)) if rho >= 0)
-        self.decompositions = (2, 4, 8)
+        own = () if model.decomposition is None else (model.decomposition,)
+        self.decompositions = tuple(sorted({2, 4, 8, *own}))
 
     def first_guesses(self) -> list[Choice]:
         """Choices that are often good, best first, so that a short search has tried them."""

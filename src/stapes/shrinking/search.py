@@ -202,13 +202,14 @@ class _Search:
                 old = None
             if old == plan:
                 return
-            other = "another search"
+            other = "something else than a search"
             if isinstance(old, dict) and {"size", "macs"} <= old.keys():
                 budget = Limits(old["size"], old["macs"])
-                other = f"the search for {budget}" if budget != self.limits else other
+                other = "a search with another run, split, seed or --refit"
+                if budget != self.limits:
+                    other = f"the search for {budget}"
             raise StapesError(
-                f"{self.folder}: holds {other}, with its own run, seed and budget; choose another "
-                "--out or delete that folder."
+                f"{self.folder}: holds {other}; choose another --out or delete that folder."
             )
         if self.folder.is_dir() and any(p.name[0] != "." for p in self.folder.iterdir()):
             raise StapesError(
