@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from safetensors.torch import load_file
 
 import stapes
@@ -122,6 +123,26 @@ def test_a_run_folder_gives_its_recordings_and_parts_back(
             read_run(trained.folder)
     finally:
         (trained.folder / "gone").rename(trained.folder / "clips.csv")
+
+
+def test_a_model_trained_in_low_precision_is_scored_as_it_will_be_used(
+    hits: Path, trained: stapes.training.TrainResult, tmp_path: Path
+) -> None:
+    low = stapes.train(
+        hits,
+        overrides=[*TINY, "training.precision=bfloat16", "training.validation_fraction=0.2"],
+        out=tmp_path / "run",
+        cache=tmp_path,
+    )
+    member = low.members[0]
+    result = stapes.evaluate(low.model, member.folder / "test.csv", cache=tmp_path)
+    # A forward pass in bfloat16 would be off by some thousandths.
+    np.testing.assert_allclose(result.probabilities, member.probabilities, atol=1e-6)
+    plain = trained.members[0].bundle.network.state_dict()
+    assert any(
+        not torch.equal(tensor, plain[name])
+        for name, tensor in member.bundle.network.state_dict().items()
+    ), "it was trained in another precision"
 
 
 def test_classify_agrees_with_evaluate(trained: stapes.training.TrainResult) -> None:

@@ -148,6 +148,10 @@ def fit(
         _decay_groups(network, config.weight_decay), lr=config.learning_rate, fused=True
     )
     wrapped, optimizer = accelerator.prepare(network, optimizer)
+    # That gave the network a forward of low precision for good, and what is trained in it would be
+    # scored, quantised and validated in it too. The step below says itself where it wants it.
+    for name in ("forward", "_original_forward"):
+        network.__dict__.pop(name, None)
     average = None
     if config.averaging != "none":
         average = WeightAverage(
