@@ -13,7 +13,7 @@ from stapes.evaluation.metrics import Interval
 from stapes.shrinking.candidates import Choice, Space
 from stapes.shrinking.costs import Cost
 from stapes.shrinking.limits import Limits
-from stapes.shrinking.trials import Trial, next_choice, read_trials, write_trials
+from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, write_trials
 
 SPACE = Space(CpResNetConfig(), Limits(32_000))
 
@@ -93,10 +93,28 @@ def test_what_was_bad_or_impossible_is_avoided(state: str) -> None:
         if state in ("failed", "unfit"):
             trials[-1] = replace(trials[-1], cost=None, accuracy=None, log_loss=None)
     found = [
-        next_choice(trials, SPACE, asked=asked, seed=asked, n_clips=80).precision
-        for asked in range(20, 50)
+        next_choice(trials, SPACE, asked=asked, seed=seed, n_clips=80).precision
+        for asked in range(len(guesses), len(guesses) + 4)
+        for seed in range(8)
     ]
     assert found.count("float16") < 10, found
+
+
+def test_who_asks_in_vain_gets_something_else() -> None:
+    """Two methods would do, but what they give is known: the others must be tried as well."""
+    trials = [ended(0, None, 0.9)]
+    for asked, choice in enumerate(SPACE.first_guesses()):
+        trials.append(ended(asked + 1, choice, 0.8 if choice.method == "width" else 0.1))
+    n = len(trials) - 1
+    later = [
+        next_choice(trials, SPACE, asked=asked, seed=0, n_clips=80) for asked in range(n, n + 40)
+    ]
+    assert in_vain(trials, n) == 0
+    assert in_vain(trials, n + 5) == 5
+    assert {choice.method for choice in later[8:]} == set(SPACE.methods)
+    assert len(set(later)) > 20
+    unfit = Trial(n + 1, "unfit", n, SPACE.first_guesses()[0])
+    assert in_vain([*trials, unfit], n + 1) == 1, "what is not trained is in vain"
 
 
 def test_accuracy_decides_then_log_loss_then_bytes() -> None:

@@ -28,7 +28,7 @@ from stapes.shrinking.limits import (
     parse_size,
 )
 from stapes.shrinking.tradeoff import draw_tradeoff, trials_table
-from stapes.shrinking.trials import Trial, next_choice, read_trials, write_trials
+from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, write_trials
 from stapes.training.experiment import open_run, read_run
 from stapes.training.members import Run
 from stapes.training.reporter import Reporter, Silent
@@ -38,7 +38,7 @@ __all__ = ["ShrinkResult", "shrink"]
 # Of the training clips, where the run has no validation part.
 _VALIDATION_PART = 0.25
 # Choices in a row that give nothing new before the search is over.
-_MOST_IN_VAIN = 40
+_MOST_IN_VAIN = 60
 # How often the delivered model may be trained again because it came out too large.
 _MOST_REFITS = 3
 
@@ -253,8 +253,8 @@ class _Search:
             self._train(Trial(0, "training", recipe=self.run.recipe))
         elif self.trials[-1].state == "training":  # killed meanwhile: its checkpoint is there
             self._train(self.trials[-1])
-        asked, in_vain = self.trials[-1].asked + 1, 0
-        while self._n_done() < self.n_trials and in_vain < _MOST_IN_VAIN:
+        asked, start = self.trials[-1].asked + 1, time.monotonic()
+        while self._n_done() < self.n_trials and in_vain(self.trials, asked) < _MOST_IN_VAIN:
             choice = next_choice(
                 self.trials,
                 self.space,
@@ -265,14 +265,11 @@ class _Search:
             found = fit_recipe(choice, self.run.recipe, self.gauge, self.limits)
             trial = Trial(self.trials[-1].number + 1, "training", asked, choice)
             if isinstance(found, Unfit):
-                in_vain += 1
                 if all(choice != other.choice for other in self.trials):
                     self._save(replace(trial, state="unfit", cost=found.least, reason=found.reason))
-            elif any(found == other.recipe for other in self.trials):
-                in_vain += 1
-            else:
-                in_vain = 0
-                self._train(replace(trial, recipe=found))
+            elif all(found != other.recipe for other in self.trials):
+                self._train(replace(trial, recipe=found), start)
+                start = time.monotonic()
             asked += 1
         if self._n_done() < self.n_trials:
             self.run.reporter.note(
@@ -283,13 +280,18 @@ class _Search:
         """Candidates that were trained."""
         return sum(t.number > 0 and t.state in ("inside", "over", "failed") for t in self.trials)
 
-    def _train(self, trial: Trial) -> None:
-        """Train a trial and enter its score; a loss that is no number ends the trial only."""
+    def _train(self, trial: Trial, start: float | None = None) -> None:
+        """Train a trial and enter its score; a loss that is no number ends the trial only.
+
+        Args:
+            trial: with its recipe.
+            start: when the search for it began, on the monotonic clock; none: now.
+        """
         assert trial.recipe is not None
         self._save(trial)
         number = self._n_done() + 1
         title = f"Trial {number} of {self.n_trials}" if trial.number else "Reference"
-        start = time.monotonic()
+        start = time.monotonic() if start is None else start
         try:
             bundle = self._model(trial.recipe, self.part, self._trial_folder(trial), title)
         except StapesError as error:

@@ -36,7 +36,10 @@ from stapes.shrinking.costs import Cost
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Trial", "next_choice", "read_trials", "write_trials"]
+__all__ = ["Trial", "in_vain", "next_choice", "read_trials", "write_trials"]
+
+# Questions in vain before anything goes.
+_PATIENCE = 4
 
 State = Literal["training", "inside", "over", "failed", "unfit"]
 
@@ -125,10 +128,21 @@ def _read(row: dict[str, Any]) -> Trial:
     )
 
 
+def in_vain(trials: Sequence[Trial], asked: int) -> int:
+    """Questions since the last one whose answer was trained.
+
+    Args:
+        trials: all so far.
+        asked: number of the next question.
+    """
+    return asked - 1 - max(trial.asked for trial in trials if trial.state != "unfit")
+
+
 def next_choice(
     trials: Sequence[Trial], space: Space, *, asked: int, seed: int, n_clips: int
 ) -> Choice:
-    """What to try next: the first guesses in their order, then what Optuna's TPE suggests.
+    """What to try next: the first guesses in their order, then what Optuna's TPE suggests; where
+    it keeps to what was tried already, anything.
 
     Args:
         trials: all so far.
@@ -140,26 +154,37 @@ def next_choice(
     guesses = space.first_guesses()
     if asked < len(guesses):
         return guesses[asked]
+    draws = int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
     with _quiet_optuna():
-        study = _study(trials, space, seed, asked, n_clips)
-        return _ask(study, space)
+        sampler = (_anything if in_vain(trials, asked) >= _PATIENCE else _better_third)(draws)
+        return _ask(_study(trials, space, sampler, n_clips), space)
 
 
-def _study(
-    trials: Sequence[Trial], space: Space, seed: int, asked: int, n_clips: int
-) -> optuna.Study:
+def _better_third(seed: int) -> optuna.samplers.BaseSampler:
     import optuna
 
-    draws = int(np.random.SeedSequence([seed, asked]).generate_state(1)[0])
-    sampler = optuna.samplers.TPESampler(
-        seed=draws,
+    return optuna.samplers.TPESampler(
+        seed=seed,
         n_startup_trials=4,
-        # The better third counts as good, not Optuna's tenth: with one good trial of ten, whatever
+        # What counts as good; Optuna's own rule is a tenth. With one good trial of ten, whatever
         # was tried once looks as likely to be good as what was tried often.
-        gamma=lambda n: math.ceil(0.35 * n),
+        gamma=lambda n: math.ceil(n / 3),
         multivariate=True,
         group=True,
     )
+
+
+def _anything(seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+def _study(
+    trials: Sequence[Trial], space: Space, sampler: optuna.samplers.BaseSampler, n_clips: int
+) -> optuna.Study:
+    import optuna
+
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for trial in trials:
         if trial.choice is None or trial.state == "training":
