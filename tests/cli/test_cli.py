@@ -183,6 +183,14 @@ def test_compare_says_that_a_run_equals_itself(model: Path, tmp_path: Path) -> N
     metrics = json.loads((model.parent / "metrics.json").read_text())
     assert first["accuracy"] == metrics["pooled"]["accuracy"]
     assert second["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    # As a search leaves it: one model and its test part.
+    (tmp_path / "shrunk").mkdir()
+    member = next(model.parent.glob("*/seed-*"))
+    (tmp_path / "shrunk" / "model.safetensors").write_bytes(model.read_bytes())
+    tested = stapes.data.load_dataset(member / "test.csv", min_classes=1)
+    stapes.data.write_manifest(tmp_path / "shrunk" / "test.csv", tested.clips)
+    done = run("compare", model.parent, tmp_path / "shrunk", "--format", "json")
+    assert json.loads(done.stdout)[1]["difference"]["value"] == 0.0
     assert_clear(run("compare", model.parent, tmp_path), str(tmp_path), "no finished model")
 
 

@@ -17,7 +17,11 @@ __all__ = ["compare"]
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders; the others are compared with the first.")
+        list[Path],
+        typer.Argument(
+            help="Folders of 'stapes train', quantize or shrink; the others are compared with the "
+            "first."
+        ),
     ],
     format: Annotated[Literal["table", "json"], typer.Option(help="Of the result.")] = "table",
     workers: Annotated[int | None, typer.Option(help="Threads [all cores].", min=1)] = None,

@@ -106,7 +106,8 @@ def compare(
     """Score every model of several runs on its test part, and compare clip by clip.
 
     Args:
-        folders: run folders; the others are compared with the first.
+        folders: run folders, or those of a search by :func:`stapes.shrinking.shrink`; the others
+            are compared with the first.
         cache: folder of the feature cache; none: the user's.
         workers: threads; none: all cores.
         device: where the networks compute.
@@ -166,7 +167,12 @@ def _read(
 ) -> dict[_Key, _Judged]:
     """What every model of a run said about its test clips."""
     tables = sorted(folder.glob("*/seed-*/test.csv"))
-    tables = [table for table in tables if (table.parent / "model.safetensors").is_file()]
+    # 'stapes shrink' leaves one model, beside its test part.
+    tables = [
+        table
+        for table in tables or [folder / "test.csv"]
+        if table.is_file() and (table.parent / "model.safetensors").is_file()
+    ]
     if not tables:
         raise StapesError(f"{folder}: holds no finished model with a test part; give run folders.")
     judged: dict[_Key, _Judged] = {}
