@@ -194,6 +194,17 @@ def test_compare_says_that_a_run_equals_itself(model: Path, tmp_path: Path) -> N
     assert_clear(run("compare", model.parent, tmp_path), str(tmp_path), "no finished model")
 
 
+def test_quantize_takes_a_run_that_was_stopped_after_its_last_network(
+    model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model.parent, tmp_path / "run")
+    (tmp_path / "run" / "model.safetensors").unlink()
+    done = run("quantize", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run-int8" / "model.safetensors").is_file()
+    assert_clear(run("quantize", tmp_path / "run-int8"), "int8 already")
+
+
 def test_data_check_lists_what_is_wrong(hit: Path, tmp_path: Path) -> None:
     for label in ("a", "b"):
         (tmp_path / label).mkdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,50 @@ def test_a_cross_validated_run_is_quantised_fold_by_fold(
     assert stapes.load_bundle(after.model).precision == "float16"
 
 
+def test_quantising_a_cross_validated_run_calibrates_on_no_clip_that_was_set_aside(
+    hits: stapes.Dataset, cache: Path, tmp_path: Path
+) -> None:
+    before = train(
+        hits, cache, tmp_path / "run", "training.epochs=1", "training.validation_fraction=0.3",
+        folds=2, seed=5, n_seeds=2, final=False,
+    )  # fmt: skip
+    after = quantize_run(before.folder, "int8", cache=cache)
+    assert len(after.members) == 4
+    for one, other in zip(before.members, after.members, strict=True):
+        for part in ("train", "validation", "test"):
+            np.testing.assert_array_equal(getattr(one.split, part), getattr(other.split, part))
+        assert one.split.validation.size
+        facts = other.bundle.metadata["reduction"]["quantization"]
+        assert facts["accuracy_before"] == pytest.approx(one.history[-1]["validation_accuracy"])
+
+
+def test_a_run_with_a_forced_split_is_quantised(
+    hits: stapes.Dataset, cache: Path, tmp_path: Path
+) -> None:
+    shared = tuple(
+        dataclasses.replace(clip, group=f"g{i % 7}", split="test" if i % 3 == 0 else "train")
+        for i, clip in enumerate(hits.clips)
+    )
+    dataset = dataclasses.replace(hits, clips=shared)
+    before = train(dataset, cache, tmp_path / "run", "training.epochs=1", force=True)
+    after = quantize_run(before.folder, "float16", cache=cache)
+    np.testing.assert_array_equal(before.members[0].split.test, after.members[0].split.test)
+    assert any("both sides" in note for note in after.notes)
+
+
+def test_quantising_says_what_pruning_took_away(
+    hits: stapes.Dataset, cache: Path, tmp_path: Path
+) -> None:
+    pruned = train(
+        hits, cache, tmp_path / "run", "training.epochs=1", "pruning.method=channels",
+        "pruning.keep=0.5",
+    )  # fmt: skip
+    later = quantize_run(pruned.folder, "float16", cache=cache)
+    facts = [r.members[0].bundle.metadata["reduction"]["pruning"] for r in (pruned, later)]
+    assert facts[0] == facts[1]
+    assert facts[0]["parameters_before"] > 1.5 * facts[0]["parameters_after"]
+
+
 def test_a_target_that_cannot_be_met_is_refused_before_any_work(
     hits: stapes.Dataset, cache: Path, tmp_path: Path
 ) -> None:
@@ -178,3 +223,15 @@ def test_wrong_use_is_one_sentence(
         )
     with pytest.raises(StapesError, match="no run folder"):
         quantize_run(tmp_path, "int8", cache=cache)
+    (tmp_path / "plan.json").write_text("{}")  # as a search leaves one
+    with pytest.raises(StapesError, match="no run folder"):
+        quantize_run(tmp_path, "int8", cache=cache)
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(plain.folder, unfinished)
+    (unfinished / "held-out" / "seed-0" / "model.safetensors").unlink()
+    with pytest.raises(StapesError, match="not finished"):
+        quantize_run(unfinished, "int8", cache=cache)
+    assert not (tmp_path / "unfinished-int8").exists(), "nothing is left of what was refused"
+    (unfinished / "plan.json").write_text("[{")
+    with pytest.raises(StapesError, match=r"plan\.json: damaged"):
+        quantize_run(unfinished, "int8", cache=cache)

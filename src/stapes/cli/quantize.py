@@ -34,8 +34,8 @@ def quantize(
     """Store a run's networks in eight or sixteen bits and score them again.
 
     int8: weights and activations, calibrated on training clips; where that costs more than half a
-    point on them, the network is fine-tuned with quantisation in the loop. 'stapes compare RUN
-    RUN-int8' says what it cost on the test clips.
+    point on the validation part (without one, on training clips), the network is fine-tuned with
+    quantisation in the loop. 'stapes compare RUN RUN-int8' says what it cost on the test clips.
     """
     import torch
 
@@ -54,12 +54,19 @@ def quantize(
             reporter=terminal,
             command="stapes " + shlex.join(sys.argv[1:]),
         )
+    from accelerate import PartialState
+
+    if not PartialState().is_main_process:
+        return
     n_test = len({int(i) for member in result.members for i in member.split.test})
-    before = (run / "model.safetensors").stat().st_size
     after = result.model.stat().st_size
+    ratio = ""
+    if (run / "model.safetensors").is_file():  # stopped after its last network, a run has none yet
+        before = (run / "model.safetensors").stat().st_size
+        ratio = f" ({after / before:.2f} of {before:,})"
     sys.stdout.write(
         f"\naccuracy  {interval_text(result.score.accuracy)}, 95 % interval over sources\n"
         f"          {n_test} test clips from {result.score.n_groups} sources\n"
-        f"bytes     {after:,} ({after / before:.2f} of {before:,})\n"
+        f"bytes     {after:,}{ratio}\n"
         f"model     {result.model}\nreport    {result.report}\n"
     )

@@ -268,7 +268,8 @@ def read_run(folder: str | Path) -> tuple[Dataset, Recipe]:
         ConfigError: its recipe cannot be read.
     """
     folder = Path(folder)
-    if not (folder / "plan.json").is_file():
+    # A search of 'stapes shrink' leaves a plan, too, but no recipe of its own.
+    if not all((folder / name).is_file() for name in ("plan.json", "recipe.toml")):
         raise StapesError(f"{folder}: no run folder; give the folder that 'stapes train' wrote.")
     if not (folder / "clips.csv").is_file():
         raise StapesError(
@@ -308,7 +309,8 @@ def quantize_run(
 
     What comes out is what the same training with ``quantization.precision`` set would have given:
     activations are calibrated on each network's training clips, and where int8 costs more than
-    half a point there, the network is fine-tuned with quantisation in the loop.
+    half a point on the validation part (without one, on training clips), the network is fine-tuned
+    with quantisation in the loop.
 
     Args:
         folder: the run folder; its recordings must still be where they were.
@@ -335,10 +337,14 @@ def quantize_run(
         raise StapesError(
             f"{folder}: is {before.quantization.precision} already; give the run that was trained."
         )
+    tasks = _planned(folder)
+    named = folder if folder.name not in ("", "..") else folder.resolve()
     run, splits, notes = open_run(
         dataset,
         recipe,
-        out=out if out is not None else f"{folder}-{precision}",
+        out=out if out is not None else f"{named}-{precision}",
+        seed=min(seed for _, seed in tasks),  # it drew the validation parts
+        force=True,  # the run has accepted its split
         cache=cache,
         workers=workers,
         device=device,
@@ -346,16 +352,34 @@ def quantize_run(
         command=command,
     )
     run = replace(run, trained=folder)
-    planned = [name.rpartition("/seed-") for name in json.loads((folder / "plan.json").read_text())]
     by_name = {split.name: split for split in splits}
     if len(splits) == 1:  # a single split is called as it was in the run
-        by_name = {name: replace(splits[0], name=name) for name, _, _ in planned}
-    tasks = []
-    for name, _, seed in planned:
-        split = by_name.get(name) or _everything(run.dataset, run.groups, recipe, int(seed))
-        tasks.append((split, int(seed)))
+        by_name = {name: replace(splits[0], name=name) for name, _ in tasks}
+    parts = [
+        (by_name.get(name) or _everything(run.dataset, run.groups, recipe, seed), seed)
+        for name, seed in tasks
+    ]
+    trained = replace(run, folder=folder)
+    if not all(
+        (trained.member_folder(split, seed) / "model.safetensors").is_file()
+        for split, seed in parts
+    ):
+        raise StapesError(
+            f"{folder}: this run is not finished; run the same 'stapes train' again, it continues "
+            "where it was stopped."
+        )
     with run.locked():
-        return _carry_out(run, tasks, notes, workers=workers)
+        return _carry_out(run, parts, notes, workers=workers)
+
+
+def _planned(folder: Path) -> list[tuple[str, int]]:
+    """Split and seed of every member of a run."""
+    path = folder / "plan.json"
+    try:
+        named = [name.rpartition("/seed-") for name in json.loads(path.read_text("utf-8"))]
+        return [(split, int(seed)) for split, _, seed in named]
+    except (OSError, ValueError, AttributeError) as error:
+        raise StapesError(f"{path}: damaged ({error}); give the folder of another run.") from None
 
 
 def _carry_out(

@@ -208,6 +208,7 @@ class Run:
             normalizer,
             examples,
             self.recipe,
+            parameters=sum(p.numel() for p in self.new_network(seed).parameters()),
             seed=seed,
             folder=folder,
             fingerprint=fingerprint,
@@ -280,6 +281,8 @@ class Run:
             raise StapesError(
                 f"{source}: is {bundle.precision} already; give the run that was trained."
             )
+        if bundle.labels != self.dataset.labels:
+            raise StapesError(f"{source}: its classes are not those of the run's recordings.")
         history = read_log(source / "log.jsonl")
         folder = self.member_folder(split, seed)
         if self.accelerator.is_main_process:

@@ -45,6 +45,7 @@ def reduce_network(
     examples: Examples,
     recipe: Recipe,
     *,
+    parameters: int,
     seed: int,
     folder: Path,
     fingerprint: str,
@@ -58,6 +59,7 @@ def reduce_network(
         normalizer: of its inputs, on the CPU.
         examples: what it was trained on; calibrates the activations and judges the drop.
         recipe: resolved.
+        parameters: of the network before anything was pruned.
         seed: draws the calibration clips, and of a fine-tuning.
         folder: where a fine-tuning keeps its checkpoint.
         fingerprint: of the run.
@@ -69,14 +71,13 @@ def reduce_network(
     """
     facts: dict[str, Any] = {}
     if recipe.pruning.method != "none":
-        before = sum(p.numel() for p in network.parameters())
         network = finish(network)
         if recipe.pruning.method == "channels":
             network = remove_channels(network)
         shape = next(_inputs(examples.train[:1], normalizer, examples)).shape
         facts["pruning"] = {
             "method": recipe.pruning.method,
-            "parameters_before": before,
+            "parameters_before": parameters,
             "parameters_after": count_complexity(network, shape).nonzero_parameters,
         }
     precision = recipe.quantization.precision
