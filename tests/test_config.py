@@ -49,6 +49,8 @@ def test_text_with_quotes_and_newlines_survives_toml() -> None:
         ("features.log_mel=1", "unknown field 'features.log_mel'"),
         ("audio.window_seconds=0.0001", "audio.window_seconds"),
         ("name.x=1", "'name' is a value"),
+        ("pruning.method=magnitude", "^small: pruning: method = .* needs either keep"),
+        ("pruning.keep=0.5", "keep and keep_parameters prune nothing"),
     ],
 )
 def test_a_wrong_override_names_the_field(override: str, message: str) -> None:
@@ -110,7 +112,8 @@ def test_resolve_leaves_given_values_alone() -> None:
     recipe = load_recipe(
         "small",
         ["audio.sample_rate=16000", "audio.window_seconds=1.5", "features.n_fft=400",
-         "features.hop_length=160", "features.n_mels=40", "training.epochs=3"],
+         "features.hop_length=160", "features.n_mels=40", "training.epochs=3",
+         "pruning.ramp_epochs=1"],
     )  # fmt: skip
     assert resolve(recipe, sample_rates=[], durations=[]) == recipe
 
@@ -123,6 +126,15 @@ def test_what_is_filled_in_is_valid() -> None:
     late = load_recipe("small", ["training.averaging=equal", "training.averaging_start_epoch=90"])
     with pytest.raises(ConfigError, match="averaging_start_epoch must be below epochs"):
         resolve(late, sample_rates=[8000], durations=[1.0] * 400)
+
+
+def test_sections_that_do_not_go_together_are_one_sentence() -> None:
+    late = ["pruning.method=channels", "pruning.keep=0.5", "pruning.start_epoch=3"]
+    with pytest.raises(ConfigError) as caught:
+        load_recipe("small", [*late, "training.epochs=2"])
+    assert str(caught.value) == (
+        "small: recipe: pruning.start_epoch + pruning.ramp_epochs lies beyond training.epochs = 2."
+    )
 
 
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:

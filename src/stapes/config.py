@@ -296,6 +296,11 @@ class PruningConfig(_Strict):
                 f'method = "{self.method}" needs either keep (such as 0.25) or keep_parameters '
                 "(such as 250000)"
             )
+        if self.method == "none" and (self.keep, self.keep_parameters) != (None, None):
+            raise ValueError(
+                'keep and keep_parameters prune nothing with method = "none"; choose "magnitude" '
+                'or "channels"'
+            )
         return self
 
 
@@ -455,7 +460,10 @@ def _explain(error: ValidationError) -> str:
             parts.append(f"unknown field '{field}'.{hint} Valid here: {', '.join(valid)}.")
         else:
             message = item["msg"].removeprefix("Value error, ")
-            parts.append(f"{field} = {item['input']!r}: {message[0].lower()}{message[1:]}.")
+            # Where fields do not go together, the input is all of them: the message names them.
+            whole = isinstance(item["input"], Mapping | _Strict)
+            subject = field if whole else f"{field} = {item['input']!r}"
+            parts.append(f"{subject}: {message[0].lower()}{message[1:]}.")
     return " ".join(dict.fromkeys(parts))
 
 
