@@ -245,6 +245,41 @@ def test_a_trial_without_a_finite_loss_ends_alone(
     assert "finite" in result.table.read_text()
 
 
+def test_a_best_trial_that_cannot_be_trained_on_all_gives_way_to_the_next(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Run.member
+    tried: list[str] = []
+
+    def member(self: Run, *arguments: Any) -> Any:
+        if self.folder.parent.name == "final":
+            tried.append(self.folder.name)
+            if len(tried) == 1:
+                raise StapesError("The training loss is no longer a finite number in epoch 1.")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Run, "member", member)
+    result = shrink(toy_run, size=SIZE, trials=2, out=tmp_path / "out")
+    assert f"{result.winner.number:03d}" == tried[1] != tried[0]
+
+
+def test_a_search_without_any_finite_loss_says_so(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Run.member
+    trained: list[int] = []
+
+    def member(self: Run, *arguments: Any) -> Any:
+        trained.append(self.recipe.model.width)
+        if len(trained) > 1:
+            raise StapesError("The training loss is no longer a finite number in epoch 1.")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Run, "member", member)
+    with pytest.raises(StapesError, match="No candidate could be trained"):
+        shrink(toy_run, size=SIZE, trials=1, out=tmp_path / "out")
+
+
 def test_nothing_is_tried_twice(
     toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stapes.bundle import Bundle, save_bundle
 from stapes.config import Recipe, parse_recipe
 from stapes.data import Split, hold_out, write_manifest
-from stapes.errors import DataError, StapesError
+from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.evaluate import store_probabilities
 from stapes.evaluation.metrics import Score, score
 from stapes.files import write_text
@@ -349,6 +349,9 @@ class _Search:
         )
         if not ranked:
             over = [t.cost for t in self.trials if t.number and t.cost is not None]
+            failed = [t for t in self.trials if t.state == "failed"]
+            if not over and failed:
+                raise StapesError(f"No candidate could be trained. {failed[-1].reason}")
             raise _nothing_fits(self.limits, over)
         for winner in ranked:
             delivered = self._refitted(winner)
@@ -397,14 +400,23 @@ class _Search:
         return self._finished(notes)
 
     def _refitted(self, winner: Trial) -> tuple[Bundle, Recipe] | None:
-        """The model to deliver and its recipe; none if it could not be brought inside."""
+        """The model to deliver and its recipe; none if training failed or left it outside."""
         recipe = winner.recipe
         assert recipe is not None
         if not self.refit:
             return self._model(recipe, self.part, self._trial_folder(winner), "Best"), recipe
         for attempt in range(_MOST_REFITS):
             name = f"{winner.number:03d}" + (f"-{attempt + 1}" if attempt else "")
-            bundle = self._model(recipe, self.whole, self.folder / "final" / name, "Best, on all")
+            try:
+                bundle = self._model(
+                    recipe, self.whole, self.folder / "final" / name, "Best, on all"
+                )
+            except StapesError as error:
+                # A loss that is no number, or less left than the network needs: the next best.
+                if "finite" not in str(error) and not isinstance(error, ConfigError):
+                    raise
+                self.run.reporter.note(f"Best, on all: {error}")
+                return None
             cost = self.gauge.measure(bundle)
             if self.limits.allow(cost.file_bytes, cost.macs_per_second):
                 return bundle, recipe
