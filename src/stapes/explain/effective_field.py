@@ -16,6 +16,8 @@ random signs ``s_k``: in the mean of its square every product of two channels ca
 E[s_j s_k] is 0. Summing the channels without signs, or their gradients without squares, would let
 channels that pull in opposite directions cancel.
 
+Where an int8 network rounds, the gradient is that of no rounding; where it clips, none.
+
 The theoretical field says where the energy can be, not how it lies: of a deep stack of equal
 convolutions it is a bell curve, much narrower than the field (Luo et al., section 2).
 """
@@ -150,7 +152,7 @@ def effective_receptive_field(
         seed: of these signs.
 
     Raises:
-        StapesError: no gradient reaches the input, as in a quantised network.
+        StapesError: no gradient reaches the input.
         ValueError: no spectrograms, or of several sizes, ``probes`` below 1, or a network without
             receptive field.
     """
@@ -184,8 +186,8 @@ def effective_receptive_field(
     whole = float(total.sum())
     if not 0 < whole < float("inf"):
         raise StapesError(
-            "No gradient reaches the spectrogram, so there is no effective receptive field: a "
-            "quantised (int8) model has none; give the model that it was made from."
+            "No gradient reaches the spectrogram, so there is no effective receptive field: the "
+            "unit in the middle does not change with it."
         )
     return EffectiveField((total / whole).numpy(), unit, theoretical, n_clips)
 
@@ -322,7 +324,7 @@ def receptive_field_on_recordings(
     Raises:
         AudioError: a recording cannot be read.
         DataError: no recording, or none that could be read.
-        StapesError: the model is quantised and has no gradients.
+        StapesError: no gradient reaches the spectrograms.
     """
     audio, frontend = bundle.recipe.audio, bundle.frontend
     assert not isinstance(audio.window_seconds, str)
