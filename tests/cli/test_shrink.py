@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,10 @@ TINY = [
 ]  # fmt: skip
 
 
-def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "stapes", *map(str, arguments)],
-        capture_output=True, text=True, env=dict(os.environ),
+        capture_output=True, text=True, env=dict(os.environ), cwd=folder,
     )  # fmt: skip
 
 
@@ -67,6 +69,33 @@ def test_a_search_from_the_command_line(toy_run: Path) -> None:
     again = run(*arguments)
     assert again.stdout == done.stdout
     assert "Trial" not in again.stderr
+
+
+def test_a_search_that_was_killed_ends_as_if_it_had_not(toy_run: Path, tmp_path: Path) -> None:
+    """Twice: while the reference is trained, and somewhere in the first trial."""
+    # The command is in the model file, so it has to be the same: it is run in two folders.
+    arguments = ("shrink", toy_run, "--size", "4kB", "--trials", "2", "--out", "out")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    whole.mkdir()
+    stopped.mkdir()
+    done = run(*arguments, folder=whole)
+    assert done.returncode == 0, done.stderr
+    trials = stopped / "out" / "trials.json"
+    for number in (0, 1):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stapes", *map(str, arguments)],
+            cwd=stopped, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not (trials.is_file() and json.loads(trials.read_text())[-1]["number"] >= number):
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    again = run(*arguments, folder=stopped)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+    for name in ("model.safetensors", "test.csv", "tradeoff.svg"):
+        assert (stopped / "out" / name).read_bytes() == (whole / "out" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
