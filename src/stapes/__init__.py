@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stapes.evaluation.evaluate import evaluate
     from stapes.evaluation.predict import Classifier, Event, Prediction, load
     from stapes.models import create_model, receptive_field
+    from stapes.shrinking import shrink
     from stapes.training import train
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "load_recipe",
     "receptive_field",
     "save_bundle",
+    "shrink",
     "train",
 ]
 
@@ -60,6 +62,7 @@ _HOMES = {
     "load_recipe": "config",
     "receptive_field": "models",
     "save_bundle": "bundle",
+    "shrink": "shrinking",
     "train": "training",
 }
 

@@ -45,7 +45,8 @@ def shrink(
         bool,
         typer.Option(
             "--refit/--no-refit",
-            help="Train the best one once more, on training and validation clips together.",
+            help="Train the best one once more, on training and validation clips together (never "
+            "where the recipe stops early).",
         ),
     ] = True,
     device: Device = "auto",

@@ -30,7 +30,7 @@ from stapes.shrinking.limits import (
 from stapes.shrinking.tradeoff import draw_tradeoff, trials_table
 from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, write_trials
 from stapes.training.experiment import open_run, read_run
-from stapes.training.members import Run
+from stapes.training.members import Run, with_groups
 from stapes.training.reporter import Reporter, Silent
 
 __all__ = ["ShrinkResult", "shrink"]
@@ -371,15 +371,7 @@ class _Search:
                 self.run.groups[part],
                 self.run.dataset.labels,
             )
-            clips = [
-                replace(
-                    self.run.dataset.clips[i],
-                    group=f"source-{self.run.groups[i]}",
-                    fold=None,
-                    split=None,
-                )
-                for i in part
-            ]
+            clips = with_groups(self.run.dataset, self.run.groups, part)
             write_manifest(self.folder / "test.csv", clips)
         self.run.reporter.progress("Testing", 1, 1)
         path = self.folder / "model.safetensors"

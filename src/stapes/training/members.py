@@ -35,7 +35,7 @@ from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
 from stapes.training.tensorboard import curves
 
-__all__ = ["Member", "Run"]
+__all__ = ["Member", "Run", "with_groups"]
 
 # What some system does not take in a file name, the sign of the escape itself, and an end in dots
 # or spaces.
@@ -162,7 +162,7 @@ class Run:
 
     def _describe_data(self, splits: Sequence[Split]) -> None:
         """Leave the clips with their sources and parts, so that the run can be taken up again."""
-        clips = _with_groups(self.dataset, self.groups, np.arange(len(self.dataset)))
+        clips = with_groups(self.dataset, self.groups, np.arange(len(self.dataset)))
         tested = {split.name: split for split in splits if split.test.size}
         for split in tested.values():
             if len(tested) > 1:
@@ -228,7 +228,7 @@ class Run:
         self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
         if self.accelerator.is_main_process:
             if split.test.size:  # so that 'stapes evaluate' can repeat the score
-                test = _with_groups(self.dataset, self.groups, split.test)
+                test = with_groups(self.dataset, self.groups, split.test)
                 write_manifest(folder / "test.csv", test)
             save_bundle(bundle, path)
             (folder / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -345,7 +345,7 @@ def _epoch_line(title: str, row: dict[str, Any], recipe: Recipe) -> str:
     return text
 
 
-def _with_groups(
+def with_groups(
     dataset: Dataset, groups: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> list[Clip]:
     """Clips without their declared parts, each with the number of its source."""
