@@ -18,8 +18,6 @@ from stapes.studies.figures import Series, draw_series, save_figure
 from stapes.studies.points import differences
 from stapes.studies.study import (
     changes,
-    percent,
-    points_text,
     thousands,
     verdict,
     write_tables,
@@ -46,8 +44,8 @@ def test_changes_between_recipes_are_named_field_by_field() -> None:
 
 
 def test_numbers_are_written_as_papers_do() -> None:
-    assert percent(Interval(0.875, 0.841, 0.903)) == "87.5 % (84.1 to 90.3)"
-    assert points_text(Interval(0.008, -0.012, 0.029)) == "+0.8 (-1.2 to +2.9)"
+    assert Interval(0.875, 0.841, 0.903).percent() == "87.5 % (84.1 to 90.3)"
+    assert Interval(0.008, -0.012, 0.029).points() == "+0.8 (-1.2 to +2.9)"
     assert thousands(1_061_638) == "1061.6K"
     assert verdict(Interval(0.02, 0.001, 0.04)) == "better"
     assert verdict(Interval(-0.02, -0.04, -0.001)) == "worse"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hits import LABELS, write_few_hits
 from safetensors.torch import load_file
 
 import stapes
@@ -28,26 +29,12 @@ TINY = (
     "training.epochs=3", "model.width=4", "model.blocks=[2, 1, 0]", "features.n_mels=32",
     "audio.window_seconds=0.5", "training.batch_size=16",
 )  # fmt: skip
-LABELS = ("kick", "snare", "hi-hat")
 
 
 @pytest.fixture(scope="module")
 def hits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Up to four hits of three classes from every kit that has them, as a manifest of its own."""
-    examples = Path(__file__).resolve().parents[2] / "examples" / "drum-hits"
-    folder = tmp_path_factory.mktemp("hits")
-    with (examples / "manifest.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] in LABELS]
-    kept: dict[tuple[str, str], int] = {}
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "label", "group"])
-        for row in rows:
-            key = (row["group"], row["label"])
-            kept[key] = kept.get(key, 0) + 1
-            if kept[key] <= 4:
-                writer.writerow([examples / row["path"], row["label"], row["group"]])
-    return folder / "manifest.csv"
+    return write_few_hits(tmp_path_factory.mktemp("hits"))
 
 
 @pytest.fixture(scope="module")

@@ -46,9 +46,7 @@ def compare(
                 one.name,
                 str(one.n_seeds),
                 interval_text(one.accuracy),
-                f"{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
-                if gap
-                else "",
+                gap.points() if gap else "",
             ]
         )
     print_table(["run", "seeds", "accuracy", "against the first, points"], rows, right={1})

@@ -128,7 +128,5 @@ def print_table(header: list[str], rows: list[list[str]], *, right: set[int] = f
 def interval_text(interval: Any, *, percent: bool = True) -> str:
     """A value with its 95 % interval, such as ``87.5 % (84.1 to 90.3)``."""
     if percent:
-        return (
-            f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
-        )
+        return str(interval.percent())
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"

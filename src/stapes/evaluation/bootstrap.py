@@ -47,6 +47,15 @@ class Interval:
     low: float
     high: float
 
+    def percent(self) -> str:
+        """As a part of the whole, such as ``87.5 % (84.1 to 90.3)``."""
+        return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
+
+    def points(self) -> str:
+        """As a difference in percentage points, such as ``+0.8 (-1.2 to +2.9)``."""
+        value, low, high = (f"{100 * v:+.1f}" for v in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
 
 def group_indices(groups: ArrayLike) -> tuple[NDArray[np.int64], int]:
     """Groups renumbered 0..G-1 in sorted order, and their number G. Any sortable labels do."""

@@ -41,6 +41,7 @@ ReLU, norms that fold nowhere, sums and means stay float operations.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -163,8 +164,9 @@ class ActivationQuantizer(nn.Module):
         return f"scale={float(self.scale):.4g}, zero_point={int(self.zero_point)}"
 
 
-class QuantizedLayer(nn.Module):
-    """What quantised layers share; the sums are the subclass's.
+class QuantizedLayer(nn.Module, ABC):
+    """What quantised layers share; how sums are made and where the numbers are kept is the
+    subclasses'.
 
     Attributes:
         input: quantiser in front of the layer, where its input is not rounded yet; or none.
@@ -201,25 +203,25 @@ class QuantizedLayer(nn.Module):
             raise RuntimeError("a quantised layer that was never placed in a network")
         return found
 
+    @abstractmethod
     def integer_weight(self) -> Tensor:
         """The weight in whole numbers from -127 to 127, as floats."""
-        raise NotImplementedError
 
     def multiplier(self) -> Tensor:
         """What one unit of the integer sums stands for: ``scale_x * scale``, (C_out,)."""
         return self.source.scale * self.scale
 
+    @abstractmethod
     def whole_bias(self) -> Tensor:
         """The bias as a whole multiple of :meth:`multiplier`, (C_out,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sums(self, x: Tensor, weight: Tensor) -> Tensor:
         """Convolution or product of integers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def per_channel(self, values: Tensor) -> Tensor:
         """(C_out,) shaped so that it meets the channels of the sums."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         # Half precision has no room for the sums.

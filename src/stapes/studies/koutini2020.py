@@ -31,8 +31,6 @@ from stapes.studies.study import (
     Study,
     StudyResult,
     changes,
-    percent,
-    points_text,
     thousands,
     verdict,
     write_tables,
@@ -517,14 +515,14 @@ def _table(
                 thousands(published.parameters) if published else "",
                 thousands(one.nonzero_parameters),
                 f"{100 * published.accuracy:.2f} %" if published else "",
-                percent(one.accuracy),
-                points_text(gap) if gap else "",
+                one.accuracy.percent(),
+                gap.points() if gap else "",
             )
         )
         records.append(_record(plan, variant, one, gap))
         if gap is not None:
             statements.append(
-                f"{plan.label(variant)} against {plan.label(variants[0])}: {points_text(gap)} "
+                f"{plan.label(variant)} against {plan.label(variants[0])}: {gap.points()} "
                 f"points, {verdict(gap)}."
             )
     title = f"{_NAME}, Table 1: {_ITEMS['table1']}"
@@ -575,8 +573,8 @@ def _figure(
                     thousands(one.nonzero_parameters),
                     *((f"{100 * published.accuracy:.2f} %" if published else "",)
                       if any_published else ()),
-                    percent(one.accuracy),
-                    points_text(gap) if gap else "",
+                    one.accuracy.percent(),
+                    gap.points() if gap else "",
                 )
             )  # fmt: skip
             records.append(_record(plan, variant, one, gap))
@@ -589,7 +587,7 @@ def _figure(
             where = f"mean over {len(places)} values of rho"
             count = f"; higher at {higher} of {len(places)}"
         statements.append(
-            f"{plan.label(variant)} against {reference}, {where}: {points_text(gap)} points, "
+            f"{plan.label(variant)} against {reference}, {where}: {gap.points()} points, "
             f"{verdict(gap)}{count}."
         )
     notes = [

@@ -26,7 +26,7 @@ from stapes.evaluation.bootstrap import Interval
 from stapes.evaluation.compare import paired_accuracy
 from stapes.files import write_text
 from stapes.models import count_complexity
-from stapes.studies.study import Published, percent
+from stapes.studies.study import Published
 from stapes.training.experiment import open_run
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter
@@ -145,7 +145,7 @@ class Bench:
             one = self._train(points[i], f"{number} of {len(missing)}, {points[i].label}")
             found[i] = one
             left = (time.monotonic() - started) / number * (len(missing) - number)
-            line = f"{number} of {len(missing)}, {points[i].label}: {percent(one.accuracy)}"
+            line = f"{number} of {len(missing)}, {points[i].label}: {one.accuracy.percent()}"
             reporter.note(
                 line + (f"; about {_minutes(left)} to go" if number < len(missing) else "")
             )

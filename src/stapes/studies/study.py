@@ -21,8 +21,6 @@ __all__ = [
     "Study",
     "StudyResult",
     "changes",
-    "percent",
-    "points_text",
     "thousands",
     "verdict",
     "write_tables",
@@ -140,17 +138,6 @@ def _value(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def percent(interval: Interval) -> str:
-    """An accuracy with its interval, such as ``87.5 % (84.1 to 90.3)``."""
-    return f"{100 * interval.value:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
-
-
-def points_text(interval: Interval) -> str:
-    """A difference of accuracies in percentage points, such as ``+0.8 (-1.2 to +2.9)``."""
-    value, low, high = (f"{100 * v:+.1f}" for v in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high})"
 
 
 def thousands(count: int) -> str:

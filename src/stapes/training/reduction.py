@@ -19,7 +19,6 @@ from stapes.compression import (
     finish_qat,
     half_precision,
     prepare_qat,
-    quantize,
     remove_channels,
 )
 from stapes.config import PruningConfig, Recipe
@@ -127,7 +126,8 @@ def _to_int8(
     # Ranges come from clips that the network was trained on: never from the test part.
     drawn = np.random.default_rng([_CALIBRATION, seed]).permutation(examples.train)
     batches = list(_inputs(drawn[: config.calibration_clips], normalizer, examples))
-    quantized = quantize(network, batches)
+    aware = prepare_qat(network, batches)
+    quantized = finish_qat(aware)  # what quantize gives; fine-tuning starts exactly there
     judges = examples.validation if examples.validation.size else drawn[:_MOST_JUDGED]
     accuracy = _accuracy(network, judges, normalizer, examples)
     facts: dict[str, Any] = {
@@ -138,7 +138,6 @@ def _to_int8(
     }
     drop = accuracy - facts["accuracy_after"]
     if config.aware == "always" or (config.aware == "auto" and drop > _LARGEST_DROP):
-        aware = prepare_qat(network, batches)
         training = recipe.training.model_copy(
             update={
                 "epochs": config.aware_epochs,
