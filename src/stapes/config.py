@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,12 +26,15 @@ __all__ = [
     "AudioConfig",
     "AugmentConfig",
     "CpResNetConfig",
+    "InitializationConfig",
     "LogMelConfig",
+    "NormalizationConfig",
     "PerceptualMelConfig",
     "PruningConfig",
     "QuantizationConfig",
     "Recipe",
     "ThreeWindowLogMelConfig",
+    "TimmConfig",
     "TrainingConfig",
     "load_recipe",
     "recipe_names",
@@ -125,6 +129,17 @@ FeaturesConfig = Annotated[
 ]
 
 
+class NormalizationConfig(_Strict):
+    """How a spectrogram is brought to the range that the network expects."""
+
+    method: Literal["band", "channel", "imagenet", "none"] = Field(
+        "band",
+        description="statistics of the training part; band: mean 0 and deviation 1 in each band; "
+        "channel: in each channel; imagenet: each channel's range taken for that of an image, less "
+        "ImageNet's mean, by its deviation; none: left as it is",
+    )
+
+
 class CpResNetConfig(_Strict):
     """Receptive-field-regularised ResNet of Koutini et al."""
 
@@ -148,8 +163,78 @@ class CpResNetConfig(_Strict):
     )
 
 
+class TimmConfig(_Strict):
+    """Any image network of timm, by its name there."""
+
+    name: Literal["timm"] = "timm"
+    architecture: str = Field(
+        "tf_efficientnet_lite0",
+        min_length=1,
+        description="timm's name, such as resnet50, densenet201 or inception_v3",
+    )
+    blocks: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None, description="cut the network off after this many blocks; none: all of it"
+    )
+    copy_mono: bool = Field(
+        True, description="a single spectrogram becomes all three colours; else one input channel"
+    )
+    damping: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="frequency damping at a kernel's edge; none: no damping"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="in front of the head")
+
+
+ModelConfig = Annotated[CpResNetConfig | TimmConfig, Field(discriminator="name")]
+
+
+class InitializationConfig(_Strict):
+    """The weights that training starts from."""
+
+    weights: Literal["random", "imagenet", "model"] = Field(
+        "random",
+        description="imagenet: of timm's hub, or of file; model: of the stapes model in file",
+    )
+    file: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="weights (.safetensors or a torch state dict), or a stapes model"
+    )
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="what the weights' file must have; filled in by training"
+    )
+    blocks: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None,
+        description="blocks from the input on that take the weights, the others are drawn; none: "
+        "all but the head",
+    )
+    frozen_blocks: Annotated[int, Field(ge=0, le=64)] = Field(
+        0, description="blocks from the input on that do not learn"
+    )
+
+    @model_validator(mode="after")
+    def _file_where_due(self) -> InitializationConfig:
+        if self.weights == "random" and (self.file, self.blocks) != (None, None):
+            raise ValueError(
+                'file and blocks go with weights = "imagenet" or "model"; random weights need none'
+            )
+        if self.weights == "model" and self.file is None:
+            raise ValueError('weights = "model" needs file, a stapes model (or use --init MODEL)')
+        return self
+
+
 class AugmentConfig(_Strict):
-    """Random changes of a training batch, after the feature cache."""
+    """Random changes of the training recordings, and of each batch after the feature cache."""
+
+    pitch_semitones: Annotated[float, Field(ge=0, le=24)] = Field(
+        0.0, description="a variant's pitch, shifted by up to this much either way"
+    )
+    time_stretch: tuple[
+        Annotated[float, Field(ge=0.25, le=4)], Annotated[float, Field(ge=0.25, le=4)]
+    ] = Field((1.0, 1.0), description="range of a variant's speed; above 1 is faster")
+    waveform_variants: Annotated[int, Field(ge=0, le=100)] = Field(
+        0, description="variants of each training recording with other pitch and speed, cached"
+    )
+    variants_per_epoch: Literal["one", "all"] = Field(
+        "one", description="of a recording and its variants one at random, or each of them"
+    )
 
     mixup_alpha: Annotated[float, Field(ge=0)] = Field(
         0.3, description="Beta(alpha, alpha) of mixup, the larger part kept; 0: off"
@@ -184,6 +269,17 @@ class AugmentConfig(_Strict):
         (-70.0, -20.0), description="range of the noise's level, from the loudest bin"
     )
 
+    @model_validator(mode="after")
+    def _variants_differ(self) -> AugmentConfig:
+        if self.time_stretch[0] > self.time_stretch[1]:
+            raise ValueError("time_stretch must be the lower speed, then the higher one")
+        changes = self.pitch_semitones > 0 or self.time_stretch != (1.0, 1.0)
+        if changes != (self.waveform_variants > 0):
+            raise ValueError(
+                "waveform_variants goes with pitch_semitones or time_stretch: give both, or neither"
+            )
+        return self
+
 
 class TrainingConfig(_Strict):
     """The optimiser, its schedule and when to stop."""
@@ -195,6 +291,9 @@ class TrainingConfig(_Strict):
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="rate of a block, as a part of the rate of the block behind it"
+    )
     schedule: Literal["constant", "cosine", "one_cycle", "linear", "step"] = Field(
         "one_cycle",
         description="after warm-up and the constant epochs; step: times step_factor every "
@@ -330,7 +429,9 @@ class Recipe(_Strict):
     description: str = ""
     audio: AudioConfig = AudioConfig()
     features: FeaturesConfig = LogMelConfig()
-    model: CpResNetConfig = CpResNetConfig()
+    normalization: NormalizationConfig = NormalizationConfig()
+    model: ModelConfig = CpResNetConfig()
+    initialization: InitializationConfig = InitializationConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
     pruning: PruningConfig = PruningConfig()
@@ -339,7 +440,7 @@ class Recipe(_Strict):
     @model_validator(mode="after")
     def _pruning_fits(self) -> Recipe:
         pruning, epochs = self.pruning, self.training.epochs
-        if pruning.method == "channels" and self.model.decomposition is not None:
+        if pruning.method == "channels" and getattr(self.model, "decomposition", None) is not None:
             raise ValueError(
                 'pruning.method = "channels" does not go with model.decomposition; prune weights '
                 "by magnitude, or choose a smaller width"
@@ -352,6 +453,19 @@ class Recipe(_Strict):
                     f"{epochs}"
                 )
         return self
+
+    def cp_resnet(self, what: str) -> CpResNetConfig:
+        """The model section, for what is only there for CP-ResNet.
+
+        Raises:
+            ConfigError: another network; names ``what`` needs the CP-ResNet.
+        """
+        if not isinstance(self.model, CpResNetConfig):
+            raise ConfigError(
+                f"{what} knows only CP-ResNets, and model.name is '{self.model.name}'; choose a "
+                "recipe with model.name = 'cp_resnet'."
+            )
+        return self.model
 
 
 def recipe_names() -> list[str]:
@@ -419,6 +533,7 @@ def _none_words_to_none(tree: Any) -> Any:
     nullable = {
         "hop_seconds", "win_length", "f_max", "mel_norm", "top_db", "damping", "decay_end_epoch",
         "gradient_clip", "early_stopping_epochs", "decomposition", "keep", "keep_parameters",
+        "file", "sha256", "blocks",
     }  # fmt: skip
     if isinstance(tree, Mapping):
         return {
@@ -442,6 +557,11 @@ def _override(tree: dict[str, Any], override: str) -> None:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: '{key}' is a value, not a section.")
+    if keys[:-1] and keys[0] in _KINDS and keys[-1] == "name" and node.get("name") != value:
+        # What only the other kind has goes.
+        known = _KINDS[keys[0]].get(str(value), _Strict).model_fields
+        for field in [field for field in node if field not in known]:
+            del node[field]
     node[keys[-1]] = value
 
 
@@ -450,7 +570,7 @@ def _explain(error: ValidationError) -> str:
     for item in error.errors():
         # Drop the unions' tags from the path: a user never wrote "log_mel" there.
         location = [str(key) for key in item["loc"] if key not in _UNION_TAGS]
-        if location[:1] == ["features"] and location[1:2] and location[1] in _FEATURES:
+        if len(location) > 1 and location[1] in _KINDS.get(location[0], {}):
             del location[1]
         field = ".".join(location) or "recipe"
         if item["type"] == "extra_forbidden":
@@ -467,19 +587,27 @@ def _explain(error: ValidationError) -> str:
     return " ".join(dict.fromkeys(parts))
 
 
-_FEATURES: dict[str, type[_Strict]] = {
-    "log_mel": LogMelConfig,
-    "perceptual_mel": PerceptualMelConfig,
-    "three_window_log_mel": ThreeWindowLogMelConfig,
-}
+# Sections of several kinds, told apart by their field "name".
+_KINDS: Mapping[str, Mapping[str, type[_Strict]]] = MappingProxyType(
+    {
+        "features": MappingProxyType(
+            {
+                "log_mel": LogMelConfig,
+                "perceptual_mel": PerceptualMelConfig,
+                "three_window_log_mel": ThreeWindowLogMelConfig,
+            }
+        ),
+        "model": MappingProxyType({"cp_resnet": CpResNetConfig, "timm": TimmConfig}),
+    }
+)
 _UNION_TAGS = {"constrained-int", "constrained-float", "literal['auto']"}
 
 
 def _fields_beside(location: Sequence[str]) -> list[str]:
     if len(location) == 1:
         return sorted(Recipe.model_fields)
-    if location[0] == "features":
-        return sorted({f for config in _FEATURES.values() for f in config.model_fields})
+    if location[0] in _KINDS:
+        return sorted({f for kind in _KINDS[location[0]].values() for f in kind.model_fields})
     section = Recipe.model_fields[location[0]].annotation
     return sorted(section.model_fields) if isinstance(section, type) else []
 

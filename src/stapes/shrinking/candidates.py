@@ -156,7 +156,7 @@ def fit_recipe(choice: Choice, run: Recipe, gauge: Gauge, limits: Limits) -> Rec
         cost = gauge.expect(recipe)
         return limits.load(cost.file_bytes, cost.macs_per_second)
 
-    widest = run.model.width
+    widest = run.cp_resnet("stapes shrink").width
     width = _largest(1, widest, lambda n: load(dense(n)))
     if width is None:
         return Unfit("too large at width 1", gauge.expect(dense(1)))
@@ -204,17 +204,18 @@ def tighten(recipe: Recipe, cost: Cost, limits: Limits) -> Recipe | None:
     over = limits.load(cost.file_bytes, cost.macs_per_second)
     keep = recipe.pruning.keep_parameters
     if recipe.pruning.method == "none" or keep is None:
-        if recipe.model.width == 1:
+        model = recipe.cp_resnet("stapes shrink")
+        if model.width == 1:
             return None
-        model = recipe.model.model_copy(update={"width": recipe.model.width - 1})
-        return recipe.model_copy(update={"model": model})
+        narrower = model.model_copy(update={"width": model.width - 1})
+        return recipe.model_copy(update={"model": narrower})
     pruning = recipe.pruning.model_copy(update={"keep_parameters": int(0.98 * keep / over)})
     return recipe.model_copy(update={"pruning": pruning})
 
 
 def describe(recipe: Recipe) -> str:
     """A recipe's network in a few words, such as ``width 22, pruned to 12,345, int8``."""
-    model, pruning = recipe.model, recipe.pruning
+    model, pruning = recipe.cp_resnet("stapes shrink"), recipe.pruning
     words = [f"width {model.width}", f"blocks {'-'.join(map(str, model.blocks))}"]
     words.append(f"rho {model.rho}")
     if model.decomposition is not None:

@@ -161,7 +161,7 @@ class _Search:
         self.refit = refit and run.recipe.training.early_stopping_epochs is None
         self.whole = Split(split.name, np.union1d(train, validation), nobody, nobody)
         self.gauge = Gauge(run, split, limits, run.command)
-        self.space = Space(run.recipe.model, limits)
+        self.space = Space(run.recipe.cp_resnet("stapes shrink"), limits)
         self.trials: list[Trial] = []
         self.folder = run.folder
 

@@ -49,12 +49,13 @@ def trials_table(trials: Sequence[Trial], winner: Trial) -> str:
             choice.method if choice else "the run's recipe",
         ]
         if recipe:
+            model = recipe.cp_resnet("stapes shrink")
             row += [
                 recipe.quantization.precision,
-                recipe.model.width,
-                " ".join(map(str, recipe.model.blocks)),
-                recipe.model.rho,
-                recipe.model.decomposition,
+                model.width,
+                " ".join(map(str, model.blocks)),
+                model.rho,
+                model.decomposition,
                 recipe.pruning.keep_parameters,
             ]
         elif choice:

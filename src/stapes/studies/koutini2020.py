@@ -241,7 +241,9 @@ def reproduce(
     ramp = None if recipe.pruning.ramp_epochs == "auto" else recipe.pruning.ramp_epochs
     plan = _Plan(bench, column, theirs, ramp)
     variants = _FIGURES.get(item, column.rows())
-    points = [plan.point(v, rho) for rho in places or (recipe.model.rho,) for v in variants]
+    points = [
+        plan.point(v, rho) for rho in places or (recipe.cp_resnet(_NAME).rho,) for v in variants
+    ]
     with bench.locked():
         measured = bench.measure(points)
         notes = [*plan.notes(quick, epochs, fold), *bench.notes]
@@ -326,7 +328,7 @@ def _recipe(
             f"{max(1, round(training.averaging_every_epochs * shrunk))}",
         )
     recipe = load_recipe(_NAME, [*settings, *overrides])
-    if recipe.model.damping is None:
+    if recipe.cp_resnet(_NAME).damping is None:
         raise ConfigError(
             "--set model.damping: the study compares damped networks with undamped ones; give a "
             "number from 0 to 1, such as 0.1."
@@ -358,7 +360,7 @@ class _Plan:
 
     @property
     def width(self) -> int:
-        return self.bench.recipe.model.width
+        return self.bench.recipe.cp_resnet(_NAME).width
 
     def label(self, variant: _Variant) -> str:
         if not variant.damped:
@@ -409,8 +411,8 @@ class _Plan:
 
     def _target(self, target: int, rho: int) -> int:
         """The same part of our network as of the paper's."""
-        model = self.bench.recipe.model
-        paper = load_recipe(_NAME).model
+        model = self.bench.recipe.cp_resnet(_NAME)
+        paper = load_recipe(_NAME).cp_resnet(_NAME)
         ours, whole = (self._parameters(rho, m.width, m.blocks) for m in (model, paper))
         return round(target * ours / whole)
 
@@ -428,7 +430,7 @@ class _Plan:
 
     def field(self, rho: int) -> int:
         """What a unit sees of the input, in bins and frames."""
-        return _seen(rho, self.bench.recipe.model.blocks)
+        return _seen(rho, self.bench.recipe.cp_resnet(_NAME).blocks)
 
     def data_text(self) -> str:
         """The data and how much of it the numbers rest on."""
@@ -527,7 +529,10 @@ def _table(
             )
     title = f"{_NAME}, Table 1: {_ITEMS['table1']}"
     folder = plan.bench.run.folder
-    notes = [f"Parameters that are not zero, at rho {plan.bench.recipe.model.rho}.", *notes]
+    notes = [
+        f"Parameters that are not zero, at rho {plan.bench.recipe.cp_resnet(_NAME).rho}.",
+        *notes,
+    ]
     numeric = frozenset(range(1, len(header)))
     files: tuple[Path, ...] = ()
     if plan.bench.run.accelerator.is_main_process:
@@ -630,13 +635,14 @@ def _figure(
 
 def _record(plan: _Plan, variant: _Variant, one: Measured, gap: Any) -> dict[str, Any]:
     published, recipe = one.point.published, one.point.recipe
+    model = recipe.cp_resnet(_NAME)
     return {
         "network": plan.label(variant),
         "run": one.point.key,
-        "rho": recipe.model.rho,
-        "maximum_receptive_field": published_receptive_field(recipe.model.rho),
-        "receptive_field": plan.field(recipe.model.rho),
-        "width": recipe.model.width,
+        "rho": model.rho,
+        "maximum_receptive_field": published_receptive_field(model.rho),
+        "receptive_field": plan.field(model.rho),
+        "width": model.width,
         "parameters": one.parameters,
         "nonzero_parameters": one.nonzero_parameters,
         "published_parameters": published.parameters if published else None,
