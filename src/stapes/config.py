@@ -40,6 +40,7 @@ __all__ = [
     "recipe_names",
     "recipe_source",
     "resolve",
+    "sections",
     "to_toml",
 ]
 
@@ -466,6 +467,17 @@ class Recipe(_Strict):
                 "recipe with model.name = 'cp_resnet'."
             )
         return self.model
+
+
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    """The sections of a recipe with their fields; a section of several kinds comes once for each."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Recipe.model_fields.items():
+        if name in _KINDS:
+            found += [(name, kind) for kind in _KINDS[name].values()]
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found.append((name, field.annotation))
+    return found
 
 
 def recipe_names() -> list[str]:

@@ -19,8 +19,6 @@ def recipes(
     ] = False,
 ) -> None:
     """List the recipes, print one, or list all fields that --set can change."""
-    from pydantic import BaseModel
-
     from stapes import config
 
     if name is not None:
@@ -30,18 +28,7 @@ def recipes(
         rows = [[n, config.load_recipe(n).description] for n in config.recipe_names()]
         print_table(["recipe", "what it is for"], rows)
         return
-    sections: list[tuple[str, type[BaseModel]]] = [
-        ("audio", config.AudioConfig),
-        ("features", config.LogMelConfig),
-        ("features", config.PerceptualMelConfig),
-        ("features", config.ThreeWindowLogMelConfig),
-        ("model", config.CpResNetConfig),
-        ("augment", config.AugmentConfig),
-        ("training", config.TrainingConfig),
-        ("pruning", config.PruningConfig),
-        ("quantization", config.QuantizationConfig),
-    ]
-    for section, schema in sections:
+    for section, schema in config.sections():
         sys.stdout.write(f"\n[{section}] {(schema.__doc__ or '').partition('(')[0].strip()}\n")
         rows = [
             [

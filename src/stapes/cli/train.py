@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -30,6 +31,13 @@ def train(
         Path | None, typer.Option("--out", "-o", help="Run folder [runs/DATA-RECIPE].")
     ] = None,
     overrides: Overrides = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="ImageNet weights for a timm network: .safetensors or a torch state dict "
+            "[from timm's hub]."
+        ),
+    ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="Read DATA as this known corpus, e.g. esc10.")
     ] = None,
@@ -86,11 +94,17 @@ def train(
     if threads is not None:
         torch.set_num_threads(threads)
     command = "stapes " + shlex.join(sys.argv[1:])
+    settings = list(overrides or [])
+    if weights is not None:
+        settings += [
+            "initialization.weights=imagenet",
+            f"initialization.file={json.dumps(str(weights))}",
+        ]
     with Terminal() as terminal:
         result = run(
             data,
             recipe=recipe,
-            overrides=overrides or [],
+            overrides=settings,
             out=out,
             corpus=corpus,
             group_by=group_by,

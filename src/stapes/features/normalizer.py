@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from torch import Tensor, nn
 
 from stapes.errors import DataError
 
-__all__ = ["BandNormalizer"]
+__all__ = ["BandNormalizer", "NormalizationMethod"]
+
+NormalizationMethod = Literal["band", "channel", "imagenet", "none"]
+
+# Of red, green and blue, in 0 to 1, over ImageNet's training images (as torchvision states them).
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BandNormalizer(nn.Module):
@@ -42,7 +49,9 @@ class BandNormalizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
 
-    def fit(self, spectrograms: Iterable[ArrayLike]) -> BandNormalizer:
+    def fit(
+        self, spectrograms: Iterable[ArrayLike], method: NormalizationMethod = "band"
+    ) -> BandNormalizer:
         """Learn mean and standard deviation, in one pass and float64.
 
         A band that never varies (above the recordings' bandwidth, say) keeps a standard deviation
@@ -50,6 +59,11 @@ class BandNormalizer(nn.Module):
 
         Args:
             spectrograms: (C, F, T) each; T may differ.
+            method: ``"band"``: per channel and band; ``"channel"``: one mean and deviation for all
+                bands of a channel; ``"imagenet"``: each channel's range becomes 0 to 1, then the
+                mean is taken away and divided by the deviation that the colours red, green and
+                blue have on ImageNet, in turn, or the mean of the three for a single channel;
+                ``"none"``: nothing is learnt, features stay as they are.
 
         Raises:
             DataError: no frame, or values that are not finite.
@@ -57,6 +71,9 @@ class BandNormalizer(nn.Module):
         """
         shape = tuple(self.mean.shape[:2])
         total, mean, squares = 0, np.zeros(shape), np.zeros(shape)
+        if method == "none":
+            return self
+        low, high = np.full(shape[0], np.inf), np.full(shape[0], -np.inf)
         for spectrogram in spectrograms:
             x = np.asarray(spectrogram, dtype=np.float64)
             if x.ndim != 3 or x.shape[:2] != shape:
@@ -71,9 +88,21 @@ class BandNormalizer(nn.Module):
             squares += x.var(-1) * count + delta**2 * (total * count / (total + count))
             mean += delta * (count / (total + count))
             total += count
+            low, high = np.minimum(low, x.min((1, 2))), np.maximum(high, x.max((1, 2)))
         if total == 0:
             raise DataError("There is no training recording to learn the normalisation from.")
         std = np.sqrt(squares / total)
+        if method == "channel":
+            level = mean.mean(1, keepdims=True)
+            spread = np.sqrt((std**2 + (mean - level) ** 2).mean(1, keepdims=True))
+            mean, std = np.broadcast_to(level, shape), np.broadcast_to(spread, shape).copy()
+        elif method == "imagenet":
+            colours = np.array([_IMAGENET_MEAN, _IMAGENET_STD])
+            if shape[0] == 1:
+                colours = colours.mean(1, keepdims=True)
+            centre, spread = (np.resize(part, shape[0]) for part in colours)
+            mean = np.broadcast_to((low + centre * (high - low))[:, None], shape)
+            std = np.broadcast_to((spread * (high - low))[:, None], shape).copy()
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
             raise DataError("The features of a training recording are not finite numbers.")
         std[std < 1e-4] = 1.0

@@ -247,6 +247,13 @@ class CpResNet(nn.Module):
         like = next(self.parameters())
         self.head.to(device=like.device, dtype=like.dtype).train(self.training)
 
+    def blocks(self) -> tuple[str, ...]:
+        """Modules at which the network's blocks end: the stem and every residual block."""
+        found = ["stem"]
+        for stage in ("stage1", "stage2", "stage3"):
+            found += [f"{stage}.{name}" for name, _ in self.get_submodule(stage).named_children()]
+        return tuple(name for name in found if ".pool" not in name)
+
     def settings(self) -> dict[str, Any]:
         """Plain JSON values that rebuild the network: ``create_model(**settings)``."""
         return {

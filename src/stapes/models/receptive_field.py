@@ -423,6 +423,7 @@ _RULES: dict[str, _Rule] = {
     "avg_pool2d": _average_pool,
     "constant_pad_nd": _pad,
     "convolution": _convolution,
+    "expand": _reshape,
     "max_pool2d_with_indices": _max_pool,
     "mean": _mean,
     "native_group_norm": _whole_statistics,

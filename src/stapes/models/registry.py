@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stapes.errors import UnknownNameError
 from stapes.models.cp_resnet import cp_resnet
+from stapes.models.imagenet import image_network
 from stapes.models.quantized import int8_structure, is_quantized
 
 __all__ = [
@@ -55,6 +56,10 @@ class Network(Protocol):
     def reset_classifier(self, n_classes: int, *, generator: torch.Generator | None = None) -> None:
         """Replace the head by a freshly drawn one for ``n_classes`` classes."""
 
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the modules at which the network's blocks end, in the order of their use; see
+        :mod:`stapes.models.blocks`."""
+
     def settings(self) -> dict[str, Any]:
         """Plain JSON values that rebuild the network: ``create_model(**settings)``."""
 
@@ -62,7 +67,7 @@ class Network(Protocol):
 Builder = Callable[..., nn.Module]
 
 # The one place where a network becomes known by name.
-_BUILDERS: dict[str, Builder] = {"cp_resnet": cp_resnet}
+_BUILDERS: dict[str, Builder] = {"cp_resnet": cp_resnet, "timm": image_network}
 
 # Arguments of create_model itself, not options of a network.
 _COMMON = ("n_classes", "in_channels", "generator", "precision")

@@ -51,7 +51,7 @@ def meta_input(model: nn.Module, shape: Sequence[int]) -> torch.Tensor:
 def run_on_meta(
     model: nn.Module,
     x: torch.Tensor,
-    mode: TorchDispatchMode,
+    mode: TorchDispatchMode | None = None,
     *,
     method: str = "forward",
     enter: Callable[[str], None] | None = None,
@@ -62,7 +62,7 @@ def run_on_meta(
     Args:
         model: any network that takes one tensor.
         x: that tensor, from :func:`meta_input`.
-        mode: sees every operation.
+        mode: sees every operation, if given.
         method: what to call.
         enter: told the name of each submodule before it runs (the network itself is ``""``).
         leave: told the name and the output of each submodule after it ran.
@@ -86,7 +86,8 @@ def run_on_meta(
                 after = module.register_forward_hook(_after(leave, name))
                 stack.callback(after.remove)
         stack.enter_context(torch.no_grad())
-        stack.enter_context(mode)
+        if mode is not None:
+            stack.enter_context(mode)
         return torch.func.functional_call(entry, state, (x,))
 
 

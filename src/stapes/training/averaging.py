@@ -63,9 +63,15 @@ def estimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Set every batch norm's running statistics to the mean over the given inputs.
 
     Averaged weights have never seen an activation, so statistics gathered on the way do not fit
-    them (Izmailov et al. 2018, section 3.2). Modes and momenta are restored.
+    them (Izmailov et al. 2018, section 3.2). Modes and momenta are restored. Norms that did not
+    learn keep their statistics.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        m
+        for m in network.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        and (not m.affine or m.weight.requires_grad)
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -74,7 +80,9 @@ def estimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # cumulative mean
-        network.train()
+        network.eval()
+        for norm in norms:
+            norm.train()
         for batch in batches:
             network(batch)
     finally:

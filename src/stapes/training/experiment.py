@@ -39,6 +39,7 @@ from stapes.evaluation.metrics import Score
 from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
 from stapes.training.devices import make_accelerator
+from stapes.training.initialization import pin_weights
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.tensorboard import require_tensorboard
@@ -237,6 +238,8 @@ def open_run(
         sample_rates=(s.sample_rate for s in scans),
         durations=(s.duration for s in scans),
     )
+    with accelerator.main_process_first():
+        recipe = pin_weights(recipe)
     assert not isinstance(recipe.audio.sample_rate, str)
     frontend = create_frontend(sample_rate=recipe.audio.sample_rate, **recipe.features.model_dump())
     run = Run(

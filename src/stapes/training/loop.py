@@ -37,6 +37,7 @@ from stapes.training.checkpoints import (
     restore_optimizer,
     save_checkpoint,
 )
+from stapes.training.groups import freeze_blocks, parameter_groups
 from stapes.training.objective import balanced_class_weights, soft_cross_entropy
 from stapes.training.schedule import learning_rate
 
@@ -144,9 +145,9 @@ def fit(
     if recipe.pruning.method != "none":
         pruner = Pruner(network, recipe.pruning, epochs)
     make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    optimizer: Any = make(
-        _decay_groups(network, config.weight_decay), lr=config.learning_rate, fused=True
-    )
+    frozen = freeze_blocks(network, recipe.initialization.frozen_blocks)
+    groups = parameter_groups(network, config.weight_decay, config.layer_decay)
+    optimizer: Any = make(groups, lr=config.learning_rate, fused=True)
     wrapped, optimizer = accelerator.prepare(network, optimizer)
     # That gave the network a forward of low precision for good, and what is trained in it would be
     # scored, quantised and validated in it too. The step below says itself where it wants it.
@@ -205,10 +206,12 @@ def fit(
                 device=device,
             )
             network.train()
+            for module in frozen:
+                module.eval()
             for step in range(progress.step, len(batches)):
                 rate = learning_rate(config, epoch + step / len(batches))
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["rate_scale"]
                 if pruner is not None:
                     pruner.update(epoch, step, len(batches))
                 clips, windows = (
@@ -384,17 +387,6 @@ def _validate(
         network.load_state_dict(kept)
         network.train(training)
     return loss / len(examples.validation), right / len(examples.validation)
-
-
-def _decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on kernels and matrices only: a decayed batch-norm scale or bias regularises
-    nothing (He et al. 2019, *Bag of Tricks*, section 3.1)."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
 
 
 class _reproducible_convolutions:

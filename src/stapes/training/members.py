@@ -30,6 +30,7 @@ from stapes.evaluation.metrics import score
 from stapes.features import BandNormalizer, FrontEnd
 from stapes.files import cannot_write, write_text
 from stapes.models import create_model
+from stapes.training.initialization import initialize
 from stapes.training.loop import Examples, fit, read_log
 from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
@@ -84,7 +85,9 @@ class Run:
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
         digest = hashlib.sha256()
-        parts: list[Any] = [self.recipe.model_dump(mode="json"), list(self.dataset.labels), seed]
+        # The weights' digest says which they are; where they lie decides nothing.
+        recipe = self.recipe.model_dump(mode="json", exclude={"initialization": {"file"}})
+        parts: list[Any] = [recipe, list(self.dataset.labels), seed]
         for part in (split.train, split.validation, split.test):
             parts.append([[self.scans[i].digest, self.dataset.clips[i].label] for i in part])
         parts.append(self.groups[split.test].tolist())
@@ -242,8 +245,9 @@ class Run:
         """A trained network, its normalisation and its log."""
         folder = self.member_folder(split, seed)
         network = self.new_network(seed)
+        initialize(network, self.recipe)
         normalizer = BandNormalizer(network.in_channels, self.frontend.n_bins)
-        normalizer.fit(self.store.iterate(split.train))
+        normalizer.fit(self.store.iterate(split.train), self.recipe.normalization.method)
         with ExitStack() as stack:
             watchers: list[Callable[[dict[str, Any]], None]] = [
                 lambda row: self.reporter.status(_epoch_line(title, row, self.recipe))
