@@ -470,7 +470,7 @@ class Recipe(_Strict):
 
 
 def sections() -> list[tuple[str, type[BaseModel]]]:
-    """The sections of a recipe with their fields; a section of several kinds comes once for each."""
+    """The sections of a recipe with their fields; one of several kinds comes once for each."""
     found: list[tuple[str, type[BaseModel]]] = []
     for name, field in Recipe.model_fields.items():
         if name in _KINDS:
