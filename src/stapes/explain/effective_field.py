@@ -35,10 +35,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stapes.audio import cut_recording, in_batches
 from stapes.bundle import Bundle
 from stapes.data import Clip
 from stapes.errors import AudioError, DataError, StapesError
+from stapes.explain.recordings import spectrograms
 from stapes.features.axis import bin_edges
 from stapes.models import AxisField, FrequencyDamping, ReceptiveField, damping_of, receptive_field
 from stapes.models.tracing import evaluating
@@ -54,8 +54,6 @@ __all__ = [
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Floats = NDArray[np.float64]
 Axis = Literal["frequency", "time"]
-
-_BATCH = 4  # windows at once: the graph of a wide network takes some 100 MB for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +326,7 @@ def receptive_field_on_recordings(
     """
     audio, frontend = bundle.recipe.audio, bundle.frontend
     assert not isinstance(audio.window_seconds, str)
-    batches = list(_spectrograms(bundle, clips, unreadable))
+    batches = list(spectrograms(bundle, clips, unreadable))
     if not batches:
         raise DataError("No recording could be read, and at least one is needed.")
     n_clips = sum(len(batch) for batch in batches)
@@ -355,39 +353,3 @@ def receptive_field_on_recordings(
         frequencies=frontend.band_frequencies().double().numpy(),
         frame_rate=frontend.frame_rate(round(audio.window_seconds * frontend.sample_rate)),
     )
-
-
-def _spectrograms(
-    bundle: Bundle,
-    clips: Sequence[Clip | str | Path],
-    unreadable: Callable[[AudioError], None] | None,
-) -> Iterator[Tensor]:
-    """Batches (B, C, F, T) of normalised spectrograms, one window of each recording."""
-    audio, frontend = bundle.recipe.audio, bundle.frontend
-    assert not isinstance(audio.window_seconds, str)
-    window = round(audio.window_seconds * frontend.sample_rate)
-
-    def windows() -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for given in clips:
-            clip = given if isinstance(given, Clip) else Clip(Path(given), "")
-            try:
-                yield from cut_recording(
-                    clip.path,
-                    window,
-                    window,
-                    sample_rate=frontend.sample_rate,
-                    channels=audio.channels,
-                    start=clip.start or 0.0,
-                    end=clip.end,
-                    shorter=audio.shorter,
-                    longer="crop",
-                )
-            except AudioError as error:
-                if unreadable is None:
-                    raise
-                unreadable(error)
-
-    normalizer = bundle.normalizer.eval()
-    for _, waveforms in in_batches(windows(), _BATCH):
-        with torch.no_grad():
-            yield normalizer(frontend(torch.from_numpy(waveforms)))

@@ -15,12 +15,22 @@ from stapes.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["FIGURE_SUFFIXES", "check_figure_name", "draw_receptive_field"]
+__all__ = [
+    "FIGURE_SUFFIXES",
+    "GRID",
+    "INK",
+    "MUTED",
+    "check_figure_name",
+    "draw_receptive_field",
+    "plain_axes",
+    "write_figure",
+]
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
-_INK, _MUTED, _GRID = "#22262b", "#6b7280", "#d5d9df"
+INK, MUTED, GRID = "#22262b", "#6b7280", "#d5d9df"
 _NOW, _BEFORE = "#0b6e99", "#c8553d"  # told apart by the colour-blind too, and by line style
 
 
@@ -54,7 +64,6 @@ def draw_receptive_field(found: FieldOnRecordings, path: str | Path, *, title: s
     Raises:
         StapesError: another ending, or the place cannot be written to.
     """
-    import matplotlib
     from matplotlib.figure import Figure  # the object API: no pyplot, no state of its own
 
     path = check_figure_name(path)
@@ -94,30 +103,43 @@ def draw_receptive_field(found: FieldOnRecordings, path: str | Path, *, title: s
         axes.set_ylim(*bins)
         _box(axes, found)
         _frequency_axis(axes, found, named=column == 0)
-        axes.set_xlabel("seconds from the unit's middle", color=_MUTED)
+        axes.set_xlabel("seconds from the unit's middle", color=MUTED)
         _time_profile(top, field, found, colour)
         top.set_xlim(axes.get_xlim())
         top.set_title(name, color=colour, fontsize=11, loc="left")
         for part in (axes, top):
-            _plain(part)
+            plain_axes(part)
     side = figure.add_subplot(grid[1, -1])
     for place, (_, field, colour) in zip((0.98, 0.02), maps, strict=False):
         _frequency_profile(side, field, found, colour, place)
     side.set_xlim(0, 1.05 * max(field.profile("frequency").max() for _, field, _ in maps))
     side.set_ylim(*bins)
     _frequency_axis(side, found, named=False)
-    _plain(side)
+    plain_axes(side)
     corner = figure.add_subplot(grid[0, -1])
     corner.axis("off")
     assert image is not None
     bar = figure.colorbar(
         image, cax=corner.inset_axes((0.05, 0.55, 0.9, 0.12)), orientation="horizontal"
     )
-    bar.set_label("gradient, largest = 1", color=_MUTED, fontsize=9)
-    bar.ax.tick_params(labelsize=9, labelcolor=_MUTED, color=_GRID)
+    bar.set_label("gradient, largest = 1", color=MUTED, fontsize=9)
+    bar.ax.tick_params(labelsize=9, labelcolor=MUTED, color=GRID)
     bar.outline.set_visible(False)
     if title:
-        figure.suptitle(title, color=_INK, fontsize=12)
+        figure.suptitle(title, color=INK, fontsize=12)
+    write_figure(figure, path)
+
+
+def write_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure atomically; equal figures give equal files.
+
+    Raises:
+        StapesError: another ending than :func:`check_figure_name` takes, or the place cannot be
+            written to.
+    """
+    import matplotlib
+
+    path = check_figure_name(path)
     buffer = io.BytesIO()
     # Ids that depend on the content alone and no date, so that equal figures are equal files.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "stapes"}):
@@ -168,7 +190,7 @@ def _frequency_axis(axes: Axes, found: FieldOnRecordings, *, named: bool) -> Non
         [frequency_label(tick) if named else "" for tick in ticks],
     )
     if named:
-        axes.set_ylabel("Hz", color=_MUTED)
+        axes.set_ylabel("Hz", color=MUTED)
 
 
 def _time_profile(axes: Axes, field: EffectiveField, found: FieldOnRecordings, colour: str) -> None:
@@ -187,7 +209,7 @@ def _time_profile(axes: Axes, field: EffectiveField, found: FieldOnRecordings, c
     span = found.seconds((first, last))
     axes.text(
         0.02, 0.95, f"95 % in {last - first + 1} frames\n{span:.2f} s",
-        transform=axes.transAxes, va="top", fontsize=9, color=_INK,
+        transform=axes.transAxes, va="top", fontsize=9, color=INK,
     )  # fmt: skip
     axes.set_ylim(0, 1.15 * profile.max())
     axes.tick_params(labelbottom=False)
@@ -222,9 +244,10 @@ def _smooth(profile: Floats) -> Floats:
     return smooth
 
 
-def _plain(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
+    """No frame but the two axes, in quiet colours."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GRID)
-    axes.tick_params(color=_GRID, labelcolor=_MUTED, labelsize=9.5, length=3)
+        axes.spines[side].set_color(GRID)
+    axes.tick_params(color=GRID, labelcolor=MUTED, labelsize=9.5, length=3)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from stapes.audio import find_audio
+from stapes.audio import cut_recording, find_audio, in_batches
+from stapes.bundle import Bundle
 from stapes.data import Clip, load_dataset
-from stapes.errors import DataError, StapesError
+from stapes.errors import AudioError, DataError, StapesError
 
-__all__ = ["find_recordings", "recordings_of_run"]
+__all__ = ["find_recordings", "recordings_of_run", "spectrograms"]
+
+_BATCH = 4  # windows at once: the graph of a wide network takes some 100 MB for each
 
 
 def recordings_of_run(model: str | Path, most: int | None = None) -> list[Clip]:
@@ -69,3 +75,52 @@ def _spread(clips: list[Clip], most: int | None) -> list[Clip]:
     if most is None or most >= len(clips):
         return clips
     return [clips[int(i)] for i in np.linspace(0, len(clips) - 1, most).round()]
+
+
+def spectrograms(
+    bundle: Bundle,
+    clips: Sequence[Clip | str | Path],
+    unreadable: Callable[[AudioError], None] | None = None,
+) -> Iterator[Tensor]:
+    """What the network of a model is given: one window of each recording, its middle.
+
+    Args:
+        bundle: the model.
+        clips: recordings.
+        unreadable: told about each recording that cannot be read, which is then left out; none:
+            the first one is an error.
+
+    Yields:
+        (B, C, F, T) normalised spectrograms, in the order of the recordings.
+
+    Raises:
+        AudioError: a recording cannot be read.
+    """
+    audio, frontend = bundle.recipe.audio, bundle.frontend
+    assert not isinstance(audio.window_seconds, str)
+    window = round(audio.window_seconds * frontend.sample_rate)
+
+    def windows() -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for given in clips:
+            clip = given if isinstance(given, Clip) else Clip(Path(given), "")
+            try:
+                yield from cut_recording(
+                    clip.path,
+                    window,
+                    window,
+                    sample_rate=frontend.sample_rate,
+                    channels=audio.channels,
+                    start=clip.start or 0.0,
+                    end=clip.end,
+                    shorter=audio.shorter,
+                    longer="crop",
+                )
+            except AudioError as error:
+                if unreadable is None:
+                    raise
+                unreadable(error)
+
+    normalizer = bundle.normalizer.eval()
+    for _, waveforms in in_batches(windows(), _BATCH):
+        with torch.no_grad():
+            yield normalizer(frontend(torch.from_numpy(waveforms)))
