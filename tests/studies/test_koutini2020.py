@@ -446,7 +446,7 @@ def test_two_commands_never_share_a_folder(table: StudyResult, tiny: Study) -> N
 
 
 def test_the_study_is_found_by_name() -> None:
-    assert study_names() == ["koutini2020"]
+    assert "koutini2020" in study_names()
     study = load_study("koutini2020")
     assert list(study.items) == ["table1", "figure1", "figure2", "figure3", "figure4"]
     assert study.reproduce is reproduce

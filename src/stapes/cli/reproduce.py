@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +14,20 @@ from stapes.cli.terminal import Terminal, print_table
 
 __all__ = ["reproduce"]
 
+# What studies call the options that not all of them have.
+_OPTIONS = {
+    "rhos": "--rho",
+    "networks": "--network",
+    "weights": "--weights",
+    "blocks": "--blocks",
+}
+
 
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="Which one, such as koutini2020.")],
+    paper: Annotated[str, typer.Argument(help="Which one: koutini2020 or palanisamy2020.")],
     items: Annotated[
         list[str],
-        typer.Argument(help="Its tables and figures: table1, figure1 to figure4, or all."),
+        typer.Argument(help="Its tables and figures, such as table1, figure1, pretrained; or all."),
     ],
     data: Annotated[
         Path,
@@ -39,12 +47,26 @@ def reproduce(
         int | None, typer.Option(help="Shrink the paper's schedule to this many epochs.", min=1)
     ] = None,
     rho: Annotated[
-        str | None, typer.Option(help="Receptive fields of a figure, e.g. 3,7,12 [3 to 12].")
+        str | None, typer.Option(help="koutini2020: receptive fields of a figure, e.g. 3,7,12.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="palanisamy2020: a network of timm; several times for several."),
+    ] = None,
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="palanisamy2020: its ImageNet weights; one for each network, or none."),
+    ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="palanisamy2020: places of a figure, e.g. 0,3,5 [all].")
     ] = None,
     fold: Annotated[
         str | None, typer.Option(help="Test on this declared fold only [all; quick: the first].")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Train every network this often.", min=1)] = 1,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Train every network this often [1; an ensemble's table: 5].", min=1),
+    ] = None,
     overrides: Overrides = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -64,7 +86,20 @@ def reproduce(
             from stapes.errors import UnknownNameError
 
             raise UnknownNameError(f"item of {paper}", item, [*study.items, "all"])
-    rhos = None if rho is None else _whole_numbers(rho)
+    given: dict[str, Any] = {
+        "rhos": None if rho is None else _whole_numbers("--rho", rho),
+        "networks": network,
+        "weights": weights,
+        "blocks": None if blocks is None else _whole_numbers("--blocks", blocks),
+    }
+    given = {name: value for name, value in given.items() if value}
+    for name in given:
+        if name not in study.options:
+            from stapes.errors import ConfigError
+
+            raise ConfigError(f"{_OPTIONS[name]}: {paper} has no such choice; leave it out.")
+    if seeds is not None:
+        given["seeds"] = seeds
 
     import torch
 
@@ -83,14 +118,13 @@ def reproduce(
                 out=out,
                 quick=quick,
                 epochs=epochs,
-                rhos=rhos,
                 overrides=overrides or [],
                 fold=fold,
-                seeds=seeds,
                 workers=workers,
                 device=device,
                 reporter=terminal,
                 command=command,
+                **given,
             )
         if not result.files:  # another process of several writes and prints
             continue
@@ -103,10 +137,10 @@ def reproduce(
         write("".join(f"{file}\n" for file in result.files))
 
 
-def _whole_numbers(text: str) -> list[int]:
+def _whole_numbers(option: str, text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         from stapes.errors import ConfigError
 
-        raise ConfigError(f"--rho {text}: write whole numbers, such as 3,7,12.") from None
+        raise ConfigError(f"{option} {text}: write whole numbers, such as 3,7,12.") from None

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["load_study", "study_names"]
 
 # Name to module. Imported when asked for, since a study needs torch and its list does not.
-_STUDIES = MappingProxyType({"koutini2020": "stapes.studies.koutini2020"})
+_STUDIES = MappingProxyType(
+    {
+        "koutini2020": "stapes.studies.koutini2020",
+        "palanisamy2020": "stapes.studies.palanisamy2020",
+    }
+)
 
 
 def study_names() -> list[str]:

@@ -260,6 +260,7 @@ STUDY = Study(
     ),
     items=_ITEMS,
     reproduce=reproduce,
+    options=frozenset({"rhos"}),
 )
 
 
@@ -432,24 +433,9 @@ class _Plan:
         """What a unit sees of the input, in bins and frames."""
         return _seen(rho, self.bench.recipe.cp_resnet(_NAME).blocks)
 
-    def data_text(self) -> str:
-        """The data and how much of it the numbers rest on."""
-        bench = self.bench
-        names = [split.name for split in bench.splits]
-        if len(names) == 1 and names[0] in ("official", "held-out"):
-            part = f"{names[0]} test part"
-        else:
-            part = f"fold{'s' if len(names) > 1 else ''} {', '.join(names)}"
-        n_seeds = len(bench.seeds)
-        n_sources = len(set(bench.groups))
-        return (
-            f"{bench.run.dataset.name}, {part}: {len(bench.tested)} clips from {n_sources} "
-            f"source{'s' if n_sources > 1 else ''}, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
-        )
-
     def notes(self, quick: bool, epochs: int | None, fold: str | None) -> list[str]:
         bench, recipe = self.bench, self.bench.recipe
-        notes = [f"{self.data_text()}; 95 % intervals over sources."]
+        notes = [f"{bench.data_text()}; 95 % intervals over sources."]
         if not self.theirs:
             notes.append(
                 f"Published numbers are of other data, {self.column.title}: their sizes and "
@@ -616,7 +602,7 @@ def _figure(
                 for variant, line in zip(variants, lines, strict=True)
             ],
             title=_ITEMS[item].partition(", ")[2].capitalize(),
-            caption=f"{plan.data_text()}; bars: 95 % intervals over sources",
+            caption=f"{plan.bench.data_text()}; bars: 95 % intervals over sources",
             x_label="maximum receptive field as the authors count it, bins and frames",
             ticks={field: str(field) for field in fields.values()},
             top_label="rho",

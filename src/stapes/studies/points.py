@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ from stapes.config import Recipe, to_toml
 from stapes.data import Dataset, Split
 from stapes.evaluation.bootstrap import Interval
 from stapes.evaluation.compare import paired_accuracy
+from stapes.evaluation.crossval import Spread
 from stapes.files import write_text
 from stapes.models import count_complexity
 from stapes.studies.study import Published
@@ -60,16 +61,26 @@ class Measured:
         parameters: of one model.
         nonzero_parameters: those that are not zero, the most of any of its models.
         macs_per_second: multiply-accumulate operations a second of audio, zeros included.
+        seconds: that training one model took, the mean of all; 0 where it is not known.
         right: (M,) part of the seeds that answered each test clip right, 0 to 1.
         accuracy: over clips and seeds, sources resampled.
+        by_seed: accuracy over all test clips of each seed's models.
+        ensemble: (M,) whether the mean of the seeds' probabilities is right, 0 or 1.
+        ensemble_accuracy: over clips.
+        ensemble_gain: over ``accuracy``, -1 to 1.
     """
 
     point: Point
     parameters: int
     nonzero_parameters: int
     macs_per_second: int
+    seconds: float
     right: NDArray[np.float64]
     accuracy: Interval
+    by_seed: Spread
+    ensemble: NDArray[np.float64]
+    ensemble_accuracy: Interval
+    ensemble_gain: Interval
 
 
 @dataclass(frozen=True)
@@ -104,6 +115,20 @@ class Bench:
     def groups(self) -> list[str]:
         """(M,) source of each test clip."""
         return [str(group) for group in self.run.groups[self.tested]]
+
+    def data_text(self) -> str:
+        """The data and how much of it the numbers rest on."""
+        names = [split.name for split in self.splits]
+        if len(names) == 1 and names[0] in ("official", "held-out"):
+            part = f"{names[0]} test part"
+        else:
+            part = f"fold{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        n_seeds = len(self.seeds)
+        n_sources = len(set(self.groups))
+        return (
+            f"{self.run.dataset.name}, {part}: {len(self.tested)} clips from {n_sources} "
+            f"source{'s' if n_sources > 1 else ''}, {n_seeds} seed{'s' if n_seeds > 1 else ''}"
+        )
 
     def variant(self, key: str, recipe: Recipe) -> Run:
         """A run with another recipe on the same features, in a folder of its own."""
@@ -169,17 +194,27 @@ class Bench:
         )
         if tree.get("plan") != self._plan(run) or not all(path.is_file() for path in models):
             return None
+        if "by_seed" not in tree:  # of a version that did not score the seeds together
+            return None
         return self._measured(point, tree)
 
     def _measured(self, point: Point, tree: dict[str, Any]) -> Measured:
         right = np.array(tree["right"], dtype=np.float64) / len(self.seeds)
+        together = np.array(tree["ensemble"], dtype=np.float64)
+        (accuracy, _), (ensemble_accuracy, gain) = paired_accuracy([right, together], self.groups)
+        assert gain is not None
         return Measured(
             point=point,
             parameters=int(tree["parameters"]),
             nonzero_parameters=int(tree["nonzero_parameters"]),
             macs_per_second=int(tree["macs_per_second"]),
+            seconds=float(tree["seconds"]),
             right=right,
-            accuracy=paired_accuracy([right], self.groups)[0][0],
+            accuracy=accuracy,
+            by_seed=Spread.of(tree["by_seed"]),
+            ensemble=together,
+            ensemble_accuracy=ensemble_accuracy,
+            ensemble_gain=gain,
         )
 
     def _train(self, point: Point, label: str) -> Measured:
@@ -188,28 +223,40 @@ class Bench:
         tasks = [(split, seed) for split in self.splits for seed in self.seeds]
         self._widen(run)
         run.claim(tasks)
-        members = [run.member(split, s, i, len(tasks)) for i, (split, s) in enumerate(tasks)]
+        # One after the other: many large networks would not fit into memory together.
+        members = (run.member(split, s, i, len(tasks)) for i, (split, s) in enumerate(tasks))
         tree = {"plan": self._plan(run), **self._facts(run, members)}
         if run.accelerator.is_main_process:
             write_text(run.folder / "point.json", json.dumps(tree))
         run.accelerator.wait_for_everyone()
         return self._measured(point, tree)
 
-    def _facts(self, run: Run, members: Sequence[Member]) -> dict[str, Any]:
-        """Counts and, for every test clip, how many seeds were right."""
-        right = np.zeros(len(run.dataset), dtype=np.int64)
+    def _facts(self, run: Run, members: Iterable[Member]) -> dict[str, Any]:
+        """Counts and, for every test clip, which seeds were right, alone and together."""
+        targets = run.dataset.targets
+        right = np.zeros((len(self.seeds), len(run.dataset)), dtype=bool)
+        summed = np.zeros((len(run.dataset), len(run.dataset.labels)))
+        channels = run.frontend.out_channels(run.recipe.audio.channels)
+        shape = (1, channels, run.frontend.n_bins, run.frontend.n_frames(run.store.window))
+        costs, seconds = [], []
         for member in members:
             test = member.split.test
-            right[test] += member.probabilities.argmax(1) == run.dataset.targets[test]
-        shape = (1, run.frontend.out_channels(run.recipe.audio.channels), run.frontend.n_bins)
-        n_frames = run.frontend.n_frames(run.store.window)
-        costs = [count_complexity(m.bundle.network, (*shape, n_frames)) for m in members]
-        seconds = run.store.window / run.store.sample_rate
+            right[self.seeds.index(member.seed), test] = (
+                member.probabilities.argmax(1) == targets[test]
+            )
+            summed[test] += member.probabilities
+            costs.append(count_complexity(member.bundle.network, shape))
+            seconds.append(member.history[-1].get("seconds", 0.0) if member.history else 0.0)
+        together = summed.argmax(1) == targets
+        window = run.store.window / run.store.sample_rate
         return {
             "parameters": costs[0].parameters,
             "nonzero_parameters": max(cost.nonzero_parameters for cost in costs),
-            "macs_per_second": round(costs[0].macs / seconds),
-            "right": right[self.tested].tolist(),
+            "macs_per_second": round(costs[0].macs / window),
+            "seconds": round(float(np.mean(seconds)), 1),
+            "right": right[:, self.tested].sum(0).tolist(),
+            "by_seed": right[:, self.tested].mean(1).tolist(),
+            "ensemble": together[self.tested].astype(int).tolist(),
         }
 
     def _widen(self, run: Run) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from stapes.config import Recipe
-from stapes.data import Dataset
 from stapes.evaluation.bootstrap import Interval
 from stapes.files import write_text
-from stapes.training.reporter import Reporter
 
 __all__ = [
     "Published",
-    "Reproduce",
     "Study",
     "StudyResult",
     "changes",
@@ -71,30 +68,6 @@ class StudyResult:
     files: tuple[Path, ...]
 
 
-class Reproduce(Protocol):
-    """Reproduces one table or figure; see :func:`stapes.studies.koutini2020.reproduce`."""
-
-    def __call__(
-        self,
-        item: str,
-        data: str | Path | Dataset,
-        *,
-        corpus: str | None = None,
-        out: str | Path | None = None,
-        quick: bool = False,
-        epochs: int | None = None,
-        rhos: Sequence[int] | None = None,
-        overrides: Sequence[str] = (),
-        fold: str | None = None,
-        seeds: int = 1,
-        cache: str | Path | None = None,
-        workers: int | None = None,
-        device: str = "auto",
-        reporter: Reporter | None = None,
-        command: str = "",
-    ) -> StudyResult: ...
-
-
 @dataclass(frozen=True)
 class Study:
     """A paper whose results can be reproduced.
@@ -103,13 +76,18 @@ class Study:
         name: what ``stapes reproduce`` takes.
         citation: one line.
         items: its tables and figures, each with what it shows.
-        reproduce: trains what is missing and writes one of them.
+        reproduce: trains what is missing and writes one of them. Takes the item and the data, and
+            by name what every study takes: corpus, out, quick, epochs, overrides, fold, seeds,
+            cache, workers, device, reporter, command; see
+            :func:`stapes.studies.koutini2020.reproduce`.
+        options: what it takes beyond that, such as ``"rhos"``.
     """
 
     name: str
     citation: str
     items: Mapping[str, str]
-    reproduce: Reproduce
+    reproduce: Callable[..., StudyResult]
+    options: frozenset[str] = frozenset()
 
 
 def changes(paper: Recipe, ours: Recipe) -> list[str]:
