@@ -12,6 +12,7 @@ import typer
 
 from stapes.cli.options import Device, Overrides, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text
+from stapes.errors import ConfigError
 
 __all__ = ["train"]
 
@@ -25,8 +26,13 @@ def train(
         ),
     ],
     recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="Recipe name or TOML file; see 'stapes recipes'.")
-    ] = "small",
+        str | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Recipe name or TOML file; see 'stapes recipes' [small; finetune with --init].",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder [runs/DATA-RECIPE].")
     ] = None,
@@ -36,6 +42,13 @@ def train(
         typer.Option(
             help="ImageNet weights for a timm network: .safetensors or a torch state dict "
             "[from timm's hub]."
+        ),
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Model file or run folder to start from, for the same labels or others; its "
+            "audio, features and network come with it."
         ),
     ] = None,
     corpus: Annotated[
@@ -95,6 +108,8 @@ def train(
         torch.set_num_threads(threads)
     command = "stapes " + shlex.join(sys.argv[1:])
     settings = list(overrides or [])
+    if weights is not None and init is not None:
+        raise ConfigError("--weights and --init: training starts from one of them; give only one.")
     if weights is not None:
         settings += [
             "initialization.weights=imagenet",
@@ -105,6 +120,7 @@ def train(
             data,
             recipe=recipe,
             overrides=settings,
+            init=init,
             out=out,
             corpus=corpus,
             group_by=group_by,

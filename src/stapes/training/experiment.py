@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stapes.bundle import save_bundle
+from stapes.bundle import Bundle, save_bundle
 from stapes.compression import Pruner
-from stapes.config import Recipe, load_recipe, resolve
+from stapes.config import Recipe, load_recipe, parse_recipe, resolve
 from stapes.data import (
     Dataset,
     Scan,
@@ -38,8 +38,9 @@ from stapes.evaluation.crossval import (
 from stapes.evaluation.metrics import Score
 from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
+from stapes.models.blocks import check_blocks
 from stapes.training.devices import make_accelerator
-from stapes.training.initialization import pin_weights
+from stapes.training.initialization import INHERITED, adopt_model, pin_weights, read_parent
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.tensorboard import require_tensorboard
@@ -86,8 +87,9 @@ class TrainResult:
 def train(
     data: str | Path | Dataset,
     *,
-    recipe: str | Path | Recipe = "small",
+    recipe: str | Path | Recipe | None = None,
     overrides: Sequence[str] = (),
+    init: str | Path | None = None,
     out: str | Path | None = None,
     corpus: str | None = None,
     group_by: str | None = None,
@@ -113,8 +115,11 @@ def train(
 
     Args:
         data: folder, manifest, or a dataset that was already read.
-        recipe: name, TOML file or recipe.
+        recipe: name, TOML file or recipe; none: ``small``, or ``finetune`` with ``init``.
         overrides: ``section.field=value``, on top of the recipe.
+        init: model file or run folder to start from, for the same labels, others, or both: classes
+            that it knows go on from what it learnt. Its audio, features, normalisation and model
+            stand in place of the recipe's; weights that were pruned stay zero.
         out: run folder; none: ``runs/<data>-<recipe>``.
         corpus: name of a known corpus, see :func:`stapes.data.load_dataset`.
         group_by: how to tell sources, see :func:`stapes.data.load_dataset`.
@@ -135,15 +140,12 @@ def train(
     Raises:
         DataError: the data cannot be used, or a split shares a source.
         ConfigError: the recipe is wrong.
+        ModelFileError: the weights to start from cannot be used.
         StapesError: the output folder belongs to another run, or cannot be written.
     """
     if isinstance(data, Dataset) and (corpus is not None or group_by is not None):
         raise ValueError("corpus and group_by go with a folder or manifest, not with a Dataset")
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise ValueError("overrides go with a recipe's name or file")
-    else:
-        recipe = load_recipe(recipe, overrides)
+    recipe = _read_recipe(recipe, overrides, init)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
     if not 0 <= seed < 2**63 - n_seeds:
@@ -192,12 +194,14 @@ def open_run(
     workers: int | None = None,
     device: str = "auto",
     tensorboard: bool = False,
+    trained: Path | None = None,
     reporter: Reporter | None = None,
     command: str = "",
 ) -> tuple[Run, list[Split], list[str]]:
     """Listen to the recordings, make or take the splits and fill in the recipe; train nothing yet.
 
-    Args and errors: as for :func:`train`.
+    Args and errors: as for :func:`train`, and ``trained``, a run folder whose networks are taken
+    instead of training.
 
     Returns:
         What all members of the run share, the splits, and notes for the reader of a score.
@@ -205,6 +209,11 @@ def open_run(
     reporter = reporter or Silent()
     accelerator = make_accelerator(device, recipe.training.precision)
     reporter = reporter if accelerator.is_main_process else Silent()
+    parent = None
+    if trained is None:  # else nothing starts from them: they may be gone
+        with accelerator.main_process_first():
+            recipe = pin_weights(recipe)
+            parent = read_parent(recipe)
     cache = Path(cache) if cache is not None else default_cache_folder()
     with accelerator.main_process_first():
         scans = scan(
@@ -238,8 +247,7 @@ def open_run(
         sample_rates=(s.sample_rate for s in scans),
         durations=(s.duration for s in scans),
     )
-    with accelerator.main_process_first():
-        recipe = pin_weights(recipe)
+    _note_same_data(dataset, parent, notes, reporter)
     assert not isinstance(recipe.audio.sample_rate, str)
     frontend = create_frontend(sample_rate=recipe.audio.sample_rate, **recipe.features.model_dump())
     run = Run(
@@ -254,8 +262,11 @@ def open_run(
         reporter=reporter,
         command=command,
         tensorboard=tensorboard,
+        trained=trained,
+        parent=parent,
     )
-    _refuse_misfit(run)
+    if trained is None:
+        _refuse_misfit(run)
     return run, splits, notes
 
 
@@ -351,10 +362,10 @@ def quantize_run(
         cache=cache,
         workers=workers,
         device=device,
+        trained=folder,
         reporter=reporter,
         command=command,
     )
-    run = replace(run, trained=folder)
     by_name = {split.name: split for split in splits}
     if len(splits) == 1:  # a single split is called as it was in the run
         by_name = {name: replace(splits[0], name=name) for name, _ in tasks}
@@ -362,9 +373,9 @@ def quantize_run(
         (by_name.get(name) or _everything(run.dataset, run.groups, recipe, seed), seed)
         for name, seed in tasks
     ]
-    trained = replace(run, folder=folder)
+    before_run = replace(run, folder=folder)
     if not all(
-        (trained.member_folder(split, seed) / "model.safetensors").is_file()
+        (before_run.member_folder(split, seed) / "model.safetensors").is_file()
         for split, seed in parts
     ):
         raise StapesError(
@@ -446,7 +457,7 @@ def _carry_out(
 
 def _refuse_misfit(run: Run) -> None:
     """Say before any work is done that windows are too short, or bands too few, for the network,
-    or that it cannot be pruned as far as asked."""
+    that it has fewer blocks, or that it cannot be pruned as far as asked."""
     network = run.new_network(seed=0)
     n_bins, n_frames = run.frontend.n_bins, run.frontend.n_frames(run.store.window)
     needed = network.min_input_size
@@ -456,9 +467,61 @@ def _refuse_misfit(run: Run) -> None:
             f"{n_frames} frames, and the network needs {needed} of each: raise "
             "audio.window_seconds or features.n_mels, or lower features.hop_length."
         )
+    initialization = run.recipe.initialization
+    for field in ("blocks", "frozen_blocks"):
+        check_blocks(
+            getattr(initialization, field) or 0, network.blocks(), f"initialization.{field}"
+        )
     if run.recipe.pruning.method != "none":
         assert not isinstance(run.recipe.training.epochs, str)
         Pruner(network, run.recipe.pruning, run.recipe.training.epochs)
+
+
+def _read_recipe(
+    recipe: str | Path | Recipe | None, overrides: Sequence[str], init: str | Path | None
+) -> Recipe:
+    """What to train by, with what comes from the model that training starts from."""
+    if init is not None:
+        _refuse_inherited(overrides, init)
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise ValueError("overrides go with a recipe's name or file")
+    else:
+        default = "small" if init is None else "finetune"
+        recipe = load_recipe(recipe if recipe is not None else default, overrides)
+    if init is not None:
+        own: dict[str, str | None] = {"weights": "model", "file": str(init)}
+        if recipe.initialization.weights != "model":  # the digest of other weights
+            own |= {"sha256": None}
+        tree = recipe.model_dump()
+        tree["initialization"] |= own
+        recipe = parse_recipe(tree, recipe.name)
+    elif recipe.initialization.weights == "model":
+        _refuse_inherited(overrides, recipe.initialization.file)
+    return adopt_model(recipe)
+
+
+def _refuse_inherited(overrides: Sequence[str], model: str | Path | None) -> None:
+    for override in overrides:
+        section = override.partition(".")[0].strip()
+        if section in INHERITED:
+            raise ConfigError(
+                f"--set {override}: {section} comes from {model}, whose weights fit no other; "
+                "leave it out, or train from the start without --init."
+            )
+
+
+def _note_same_data(
+    dataset: Dataset, parent: Bundle | None, notes: list[str], reporter: Reporter
+) -> None:
+    """Names are all that is known of the recordings that a model has heard."""
+    if parent is None or parent.metadata.get("data", {}).get("name") != dataset.name:
+        return
+    notes.append(
+        f"The model that training starts from was trained on recordings called '{dataset.name}', "
+        "too; if recordings tested here are among them, the score is too good."
+    )
+    reporter.note(f"Note: {notes[-1]}")
 
 
 def _everything(dataset: Dataset, groups: NDArray[np.int64], recipe: Recipe, seed: int) -> Split:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stapes.bundle import Bundle, load_bundle, save_bundle
+from stapes.compression import finish
 from stapes.config import Recipe, to_toml
 from stapes.data import Clip, Dataset, Scan, Split, write_manifest
 from stapes.data.loader import FeatureStore
@@ -29,8 +30,12 @@ from stapes.evaluation.evaluate import store_probabilities
 from stapes.evaluation.metrics import score
 from stapes.features import BandNormalizer, FrontEnd
 from stapes.files import cannot_write, write_text
-from stapes.models import create_model
-from stapes.training.initialization import initialize
+from stapes.training.initialization import (
+    describe_origin,
+    initialize,
+    keep_pruned,
+    new_network,
+)
 from stapes.training.loop import Examples, fit, read_log
 from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
@@ -81,6 +86,8 @@ class Run:
     tensorboard: bool
     trained: Path | None = None
     """Run folder whose trained networks are taken instead of training (to quantise them)."""
+    parent: Bundle | None = None
+    """Model that training starts from."""
 
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
@@ -101,13 +108,13 @@ class Run:
 
     def new_network(self, seed: int) -> Any:
         """A network with freshly drawn weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return create_model(
-                n_classes=len(self.dataset.labels),
-                in_channels=self.frontend.out_channels(self.recipe.audio.channels),
-                **self.recipe.model.model_dump(),
-            )
+        return new_network(
+            self.recipe,
+            n_classes=len(self.dataset.labels),
+            in_channels=self.frontend.out_channels(self.recipe.audio.channels),
+            seed=seed,
+            parent=self.parent,
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -211,7 +218,7 @@ class Run:
             normalizer,
             examples,
             self.recipe,
-            parameters=sum(p.numel() for p in self.new_network(seed).parameters()),
+            parameters=self._parameters(seed),
             seed=seed,
             folder=folder,
             fingerprint=fingerprint,
@@ -239,15 +246,26 @@ class Run:
         self.accelerator.wait_for_everyone()
         return Member(split, seed, folder, bundle, history, probabilities)
 
+    def _parameters(self, seed: int) -> int:
+        """Of a network before pruning; nobody asks without."""
+        if self.recipe.pruning.method == "none":
+            return 0
+        return sum(p.numel() for p in self.new_network(seed).parameters())
+
     def _train(
         self, split: Split, seed: int, examples: Examples, title: str
     ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]]]:
         """A trained network, its normalisation and its log."""
         folder = self.member_folder(split, seed)
         network = self.new_network(seed)
-        initialize(network, self.recipe)
+        initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
+        # A pruning of its own decides itself what is zero.
+        pruned = self.recipe.pruning.method == "none" and keep_pruned(network)
         normalizer = BandNormalizer(network.in_channels, self.frontend.n_bins)
-        normalizer.fit(self.store.iterate(split.train), self.recipe.normalization.method)
+        if self.parent is None:
+            normalizer.fit(self.store.iterate(split.train), self.recipe.normalization.method)
+        else:  # its weights have learnt from these statistics
+            normalizer.load_state_dict(self.parent.normalizer.state_dict())
         with ExitStack() as stack:
             watchers: list[Callable[[dict[str, Any]], None]] = [
                 lambda row: self.reporter.status(_epoch_line(title, row, self.recipe))
@@ -272,6 +290,8 @@ class Run:
                 on_epoch=tell,
             )
         network.to("cpu").to(memory_format=torch.contiguous_format)
+        if pruned:
+            finish(network)
         return network.eval(), normalizer.cpu().eval(), history
 
     def _take(
@@ -327,6 +347,9 @@ class Run:
             "command": self.command,
             "versions": _versions(),
         }
+        origin = describe_origin(self.recipe, self.parent)
+        if origin:
+            facts["origin"] = origin
         if reduction:
             facts["reduction"] = reduction
         return replace(draft, metadata=facts)
