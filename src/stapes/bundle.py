@@ -358,8 +358,10 @@ def _packed_types(state: Mapping[str, Tensor], precision: str) -> dict[str, np.d
         if name.endswith(_COUNTER):
             continue
         # Weights of convolutions and linear layers have axes in and out; what has one axis (batch
-        # norm, biases, scales) is a small part of the file and a large one of the error.
+        # norm, biases, scales) is a small part of the file and a large one of the error, and so are
+        # the statistics of an ensemble's members.
         weight = name.startswith("network.") and tensor.is_floating_point() and tensor.ndim > 1
+        weight = weight and ".normalizer." not in name
         half = weight and precision == "float16"
         types[name] = np.dtype(np.float16) if half else tensor.numpy().dtype
     return types

@@ -36,7 +36,16 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
             "channels": ((6, 7, 5, 8, 4), (9, 16, 4, 6), (1,)),
         },
         "all stages": {"width": 2, "blocks": (4, 4, 4), "damping": 0.1, "rho": 21},
-    }
+    },
+    "ensemble": {
+        "of two networks": {
+            "n_bins": 64,
+            "members": (
+                {"name": "cp_resnet", "width": 4, "rho": 2, "blocks": (2, 0, 0)},
+                {"name": "cp_resnet", "width": 8, "damping": 0.1, "decomposition": 2},
+            ),
+        },
+    },
 }
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     f"{name} {variant}".strip(): (name, options)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from stapes.errors import UnknownNameError
 from stapes.models.cp_resnet import cp_resnet
+from stapes.models.ensemble import ensemble_network
 from stapes.models.imagenet import image_network
 from stapes.models.quantized import int8_structure, is_quantized
 
@@ -67,7 +68,11 @@ class Network(Protocol):
 Builder = Callable[..., nn.Module]
 
 # The one place where a network becomes known by name.
-_BUILDERS: dict[str, Builder] = {"cp_resnet": cp_resnet, "timm": image_network}
+_BUILDERS: dict[str, Builder] = {
+    "cp_resnet": cp_resnet,
+    "ensemble": ensemble_network,
+    "timm": image_network,
+}
 
 # Arguments of create_model itself, not options of a network.
 _COMMON = ("n_classes", "in_channels", "generator", "precision")
