@@ -41,16 +41,48 @@ def explain(
 
     stapes explain --receptive-field RUN draws receptive-field.png and prints its numbers.
     """
-    from stapes.errors import StapesError
-
-    if not receptive_field:
-        raise StapesError("Say what to explain: stapes explain --receptive-field MODEL.")
-    failed = _receptive_field(
-        model, recordings or [], most, seed, out or Path("receptive-field.png"), format
-    )
+    asked = {"--receptive-field": receptive_field}
+    what = _one_of(asked)
+    failed = 0
+    if what == "--receptive-field":
+        failed = _receptive_field(
+            model, recordings or [], most, seed, out or Path("receptive-field.png"), format
+        )
     if failed:
         sys.stderr.write(f"{failed} of the recordings could not be read.\n")
         raise typer.Exit(1)
+
+
+def _one_of(asked: dict[str, bool]) -> str:
+    """The explanation that was asked for, by its option.
+
+    Raises:
+        StapesError: none, or several at once.
+    """
+    from stapes.errors import StapesError
+
+    names = [name for name, wanted in asked.items() if wanted]
+    if not names:
+        raise StapesError(
+            f"Say what to explain, with one of {', '.join(asked)}: "
+            "stapes explain --receptive-field MODEL."
+        )
+    if len(names) > 1:
+        raise StapesError(f"{' and '.join(names)} do not go together: ask for one at a time.")
+    return names[0]
+
+
+def _only_for(what: str, options: dict[str, object], where: tuple[str, ...]) -> None:
+    """Refuse options that were given (are not none) with an explanation that has none such.
+
+    Raises:
+        StapesError: names the option and where it belongs.
+    """
+    from stapes.errors import StapesError
+
+    for name, value in options.items():
+        if value is not None and what not in where:
+            raise StapesError(f"{name} does not go with {what}: it is for {' and '.join(where)}.")
 
 
 def _receptive_field(
