@@ -1,6 +1,8 @@
-"""Band statistics against numpy over everything at once."""
+"""Statistics against numpy over everything at once."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 from stapes.errors import DataError
 from stapes.features import BandNormalizer
+from stapes.features.normalizer import NormalizationMethod
 
 
 def test_learns_mean_and_deviation_of_all_frames() -> None:
@@ -54,3 +57,59 @@ def test_refuses_what_it_cannot_learn_from() -> None:
         BandNormalizer(1, 2).fit([np.full((1, 2, 3), np.nan)])
     with pytest.raises(ValueError, match="Expected"):
         BandNormalizer(1, 2).fit([np.zeros((1, 3, 3))])
+
+
+def _planted(channels: int) -> tuple[list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(5)
+    arrays = [rng.normal(-40, 12, (channels, 6, n)) for n in (30, 9, 100)]
+    for array in arrays:
+        array += 10.0 * np.arange(6)[:, None] + 100.0 * np.arange(channels)[:, None, None]
+    return arrays, np.concatenate(arrays, axis=2)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_one_mean_and_deviation_for_all_bands_of_a_channel(channels: int) -> None:
+    arrays, whole = _planted(channels)
+    normalizer = BandNormalizer(channels, 6).fit(arrays, "channel")
+    expected = whole - whole.mean((1, 2), keepdims=True)
+    expected /= whole.std((1, 2), keepdims=True)
+    found = normalizer(torch.from_numpy(whole[None]))[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "means", "deviations"),
+    [
+        (1, [(0.485 + 0.456 + 0.406) / 3], [(0.229 + 0.224 + 0.225) / 3]),
+        (2, [0.485, 0.456], [0.229, 0.224]),
+        (3, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        (4, [0.485, 0.456, 0.406, 0.485], [0.229, 0.224, 0.225, 0.229]),
+    ],
+)
+def test_a_channel_becomes_a_colour_of_an_image(
+    channels: int, means: list[float], deviations: list[float]
+) -> None:
+    arrays, whole = _planted(channels)
+    normalizer = BandNormalizer(channels, 6).fit(arrays, "imagenet")
+    found = normalizer(torch.from_numpy(whole[None]))[0].numpy()
+    for channel, (mean, deviation) in enumerate(zip(means, deviations, strict=True)):
+        x = whole[channel]
+        image = (x - x.min()) / (x.max() - x.min())  # 0 to 1, as torchvision's ToTensor
+        np.testing.assert_allclose(found[channel], (image - mean) / deviation, atol=1e-4)
+
+
+def test_none_leaves_features_as_they_are_and_reads_no_recording() -> None:
+    def recordings() -> Iterator[np.ndarray]:
+        raise AssertionError("was read")
+        yield np.zeros((1, 2, 3))
+
+    normalizer = BandNormalizer(1, 2).fit(recordings(), "none")
+    x = torch.randn(1, 1, 2, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(normalizer(x), x)
+
+
+@pytest.mark.parametrize("method", ["band", "channel", "imagenet"])
+def test_silence_stays_finite(method: NormalizationMethod) -> None:
+    silence = np.full((3, 2, 10), -100.0)
+    normalizer = BandNormalizer(3, 2).fit([silence], method)
+    assert torch.equal(normalizer(torch.from_numpy(silence[None])), torch.zeros(1, 3, 2, 10))

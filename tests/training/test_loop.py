@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from planted import BANDS, CLASSES, FRAMES, Planted, fit_planted
 from torch import nn
 
 from stapes.compression import finish, prune, remove_channels
@@ -20,26 +20,6 @@ from stapes.features import BandNormalizer
 from stapes.models import count_complexity, create_model
 from stapes.training.devices import make_accelerator
 from stapes.training.loop import Examples, fit
-
-BANDS, FRAMES, CLASSES = 16, 20, 3
-
-
-class Planted:
-    """Each class has its stripes, along frequency, time or none; clips have 1 to 3 windows."""
-
-    def __init__(self, n_clips: int = 30) -> None:
-        rng = np.random.default_rng(0)
-        self.targets = (np.arange(n_clips) % CLASSES).astype(np.int64)
-        self.x = rng.standard_normal((n_clips, 3, 1, BANDS, FRAMES)).astype(np.float32)
-        self.x[self.targets == 1, :, :, ::3] += 3
-        self.x[self.targets == 2, :, :, :, ::3] += 3
-
-    def n_windows(self, index: int) -> int:
-        return 1 + index % 3
-
-    def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> torch.Tensor:
-        assert all(w < self.n_windows(i) for i, w in zip(indices, windows, strict=True))
-        return torch.from_numpy(self.x[indices, windows])
 
 
 def _recipe(*overrides: str) -> Recipe:
@@ -68,26 +48,11 @@ def _fit(
     seed: int = 0,
     network: nn.Module | None = None,
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
-    source, network = Planted(), network or _network()
-    history = fit(
-        network,
-        BandNormalizer(1, BANDS),
-        Examples(
-            source,
-            source.targets,
-            train=np.arange(validation, 30),
-            validation=np.arange(validation),
-            n_classes=CLASSES,
-            frame_rate=10.0,
-            decibel=torch.ones(BANDS),
-        ),
-        recipe,
+    network = network or _network()
+    history = fit_planted(
+        network, folder, recipe, on_step=on_step, validation=validation, fingerprint=fingerprint,
         seed=seed,
-        folder=folder,
-        fingerprint=fingerprint,
-        accelerator=make_accelerator("cpu", "float32"),
-        on_step=on_step,
-    )
+    )  # fmt: skip
     return network, history
 
 
@@ -136,6 +101,10 @@ VARIANTS = {
         "training.validation_fraction=0.2",
     ),
     "balanced": ("training.class_weighting=balanced", "training.label_smoothing=0.1"),
+    "layers": (
+        "training.layer_decay=0.5", "initialization.frozen_blocks=1", "training.averaging=equal",
+        "training.averaging_start_epoch=1",
+    ),
 }  # fmt: skip
 
 

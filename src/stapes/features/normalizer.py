@@ -1,4 +1,4 @@
-"""Normalisation of spectrograms per band, with statistics of the training part."""
+"""Normalisation of spectrograms, with statistics of the training part."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 class BandNormalizer(nn.Module):
     """Subtract each band's mean and divide by its standard deviation.
 
-    Statistics are per channel and band over all clips and frames of the training part (Koutini
-    et al. 2020, section 3.1). They are buffers, stored with the weights.
+    Statistics are over all clips and frames of the training part: per channel and band (Koutini et
+    al. 2020, section 3.1), or what else :meth:`fit` is asked for. They are buffers, stored with the
+    weights.
 
     Args:
         channels: C of the spectrogram.
@@ -95,14 +96,15 @@ class BandNormalizer(nn.Module):
         if method == "channel":
             level = mean.mean(1, keepdims=True)
             spread = np.sqrt((std**2 + (mean - level) ** 2).mean(1, keepdims=True))
-            mean, std = np.broadcast_to(level, shape), np.broadcast_to(spread, shape).copy()
+            mean, std = level.repeat(shape[1], 1), spread.repeat(shape[1], 1)
         elif method == "imagenet":
             colours = np.array([_IMAGENET_MEAN, _IMAGENET_STD])
             if shape[0] == 1:
                 colours = colours.mean(1, keepdims=True)
+            # In turn, where there are more channels than colours.
             centre, spread = (np.resize(part, shape[0]) for part in colours)
-            mean = np.broadcast_to((low + centre * (high - low))[:, None], shape)
-            std = np.broadcast_to((spread * (high - low))[:, None], shape).copy()
+            mean = (low + centre * (high - low))[:, None].repeat(shape[1], 1)
+            std = (spread * (high - low))[:, None].repeat(shape[1], 1)
         if not (np.isfinite(mean).all() and np.isfinite(std).all()):
             raise DataError("The features of a training recording are not finite numbers.")
         std[std < 1e-4] = 1.0
