@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stapes.config import Recipe, load_recipe
     from stapes.data import Dataset, load_dataset
     from stapes.errors import StapesError
+    from stapes.evaluation.ensemble import ensemble
     from stapes.evaluation.evaluate import evaluate
     from stapes.evaluation.predict import Classifier, Event, Prediction, load
     from stapes.models import create_model, receptive_field
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "StapesError",
     "create_model",
+    "ensemble",
     "evaluate",
     "load",
     "load_bundle",
@@ -55,6 +57,7 @@ _HOMES = {
     "Recipe": "config",
     "StapesError": "errors",
     "create_model": "models",
+    "ensemble": "evaluation.ensemble",
     "evaluate": "evaluation.evaluate",
     "load": "evaluation.predict",
     "load_bundle": "bundle",

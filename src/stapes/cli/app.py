@@ -11,6 +11,7 @@ from stapes.cli import (
     cache,
     compare,
     data,
+    ensemble,
     evaluate,
     explain,
     inspect,
@@ -57,6 +58,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("quantize")(quantize.quantize)
 app.command("compare")(compare.compare)
+app.command("ensemble")(ensemble.ensemble)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("shrink")(shrink.shrink)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from stapes.cli.ensemble import ensemble_lines
 from stapes.cli.options import Device, Overrides, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text
 from stapes.errors import ConfigError
@@ -75,6 +76,14 @@ def train(
     seeds: Annotated[
         int, typer.Option(help="Train with this many seeds and report the spread.", min=1)
     ] = 1,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble",
+            help="With --seeds: average the seeds' models, score the mean, and make the ensemble "
+            "the run's model.",
+        ),
+    ] = False,
     final: Annotated[
         bool,
         typer.Option(
@@ -129,6 +138,7 @@ def train(
             test_fraction=test_fraction,
             seed=seed,
             n_seeds=seeds,
+            ensemble=ensemble,
             final=final,
             force=force,
             workers=workers,
@@ -159,6 +169,20 @@ def train(
     if result.seeds is not None:
         by_seed = result.seeds.accuracy
         write(f"per seed  mean {100 * by_seed.mean:.1f} %, spread {100 * (by_seed.sd or 0):.1f}\n")
+    if result.ensemble is not None:
+        averaged = result.ensemble
+        write(f"\nensemble   {interval_text(averaged.score.accuracy)}, ")
+        write(f"{averaged.score.n_clips} test clips once each\n")
+        if len(averaged.folds.names) > 1:
+            spread = averaged.folds.accuracy
+            values = ", ".join(f"{100 * v:.1f}" for v in spread.values)
+            write(
+                f"per fold   mean {100 * spread.mean:.1f} %, spread {100 * (spread.sd or 0):.1f}: "
+            )
+            write(values + "\n")
+        for line in ensemble_lines(averaged):
+            write(line + "\n")
+        write("\n")
     for note in result.notes:
         write(f"note      {note}\n")
     write(f"model     {result.model}\nreport    {result.report}\n")

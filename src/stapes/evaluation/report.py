@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stapes.evaluation.crossval import SeedSummary, Spread
+from stapes.evaluation.ensemble import EnsembleScore
 from stapes.evaluation.figures import (
     EpochRecord,
     TrainingRun,
@@ -125,6 +126,7 @@ class ReportData:
     folds: tuple[FoldScore, ...] = ()
     n_seeds: int = 1
     seeds: SeedSummary | None = None
+    ensemble: EnsembleScore | None = None  # of the seeds' models, averaged
     runs: tuple[TrainingRun, ...] = ()
     mistakes: tuple[Mistake, ...] = ()  # some 100 to 250 kB each: a dozen is a good number
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -165,6 +167,7 @@ def render_report(data: ReportData) -> str:
     environment.filters |= {
         "percent": _percent,
         "interval": _interval,
+        "points": lambda interval: interval.points(),
         "count": lambda n: f"{n:,}",
         "plural": _plural,
         "breakable": _breakable,

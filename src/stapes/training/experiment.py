@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from stapes.evaluation.crossval import (
     pool,
     summarise_seeds,
 )
+from stapes.evaluation.ensemble import EnsembleScore, ensemble, score_ensemble
 from stapes.evaluation.metrics import Score
 from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
@@ -64,6 +65,8 @@ class TrainResult:
         folds: scores by fold and all clips together; with several seeds, of all of them.
         seeds: spread over seeds, none for one seed.
         notes: what a reader of the score must know.
+        ensemble: of the seeds' models, averaged; none unless that was asked for. The model to use
+            is then an ensemble, too.
     """
 
     folder: Path
@@ -77,10 +80,11 @@ class TrainResult:
     folds: CrossValidation
     seeds: SeedSummary | None
     notes: tuple[str, ...]
+    ensemble: EnsembleScore | None = None
 
     @property
     def score(self) -> Score:
-        """Metrics over all test clips, with intervals."""
+        """Metrics of the single models over all test clips, with intervals."""
         return self.folds.pooled
 
 
@@ -98,6 +102,7 @@ def train(
     test_fraction: float = 0.2,
     seed: int = 0,
     n_seeds: int = 1,
+    ensemble: bool = False,
     final: bool = True,
     force: bool = False,
     cache: str | Path | None = None,
@@ -128,6 +133,9 @@ def train(
         test_fraction: part held out where nothing is declared, in (0, 1).
         seed: of splits, initial weights and training.
         n_seeds: train every split with this many seeds, ``seed``, ``seed + 1``, ...
+        ensemble: also score the ensemble of the seeds' models, whose probabilities are the mean of
+            theirs, and make it the model to use: of the models of the only split, or, after a
+            cross-validation, of as many that are trained on everything.
         final: after a cross-validation, train one more model on everything for use.
         force: train although a source is on both sides of a split.
         cache: folder of the feature cache; none: the user's.
@@ -148,6 +156,13 @@ def train(
     recipe = _read_recipe(recipe, overrides, init)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
+    if ensemble and n_seeds < 2:
+        raise StapesError("--ensemble averages over seeds: give --seeds 2 or more.")
+    if ensemble and recipe.quantization.precision == "int8":
+        raise ConfigError(
+            "--ensemble and quantization.precision = 'int8': int8 networks cannot be members of an "
+            "ensemble; use float32 or float16."
+        )
     if not 0 <= seed < 2**63 - n_seeds:
         raise StapesError(f"--seed {seed}: must be 0 or more, and below 2**63.")
     if not 0 < test_fraction < 1:
@@ -173,11 +188,13 @@ def train(
         reporter=reporter,
         command=command,
     )
-    tasks = [(split, s) for split in splits for s in range(seed, seed + n_seeds)]
+    seeds = range(seed, seed + n_seeds)
+    tasks = [(split, s) for split in splits for s in seeds]
     if final and len(splits) > 1:
-        tasks.append((_everything(run.dataset, run.groups, run.recipe, seed), seed))
+        for s in seeds if ensemble else (seed,):
+            tasks.append((_everything(run.dataset, run.groups, run.recipe, s), s))
     with run.locked():
-        return _carry_out(run, tasks, notes, workers=workers)
+        return _carry_out(run, tasks, notes, workers=workers, ensemble=ensemble)
 
 
 def open_run(
@@ -397,7 +414,12 @@ def _planned(folder: Path) -> list[tuple[str, int]]:
 
 
 def _carry_out(
-    run: Run, tasks: Sequence[tuple[Split, int]], notes: Sequence[str], *, workers: int | None
+    run: Run,
+    tasks: Sequence[tuple[Split, int]],
+    notes: Sequence[str],
+    *,
+    workers: int | None,
+    ensemble: bool = False,
 ) -> TrainResult:
     """Train every member, score, and write what the run leaves."""
     dataset, groups, accelerator = run.dataset, run.groups, run.accelerator
@@ -423,19 +445,22 @@ def _carry_out(
         for m in scored
     ]
     cross = pool(predictions, dataset.labels)
-    by_seed = None
-    if len(seeds) > 1:
-        by_seed = summarise_seeds(
-            [
-                pool(
-                    [p for p, m in zip(predictions, scored, strict=True) if m.seed == s],
-                    dataset.labels,
-                ).pooled
-                for s in seeds
-            ]
-        )
-    # The model to use: the one trained on everything, else the first.
-    chosen = members[-1] if len(scored) < len(members) else members[0]
+    each_seed = [
+        [
+            replace(p, name=m.split.name)
+            for p, m in zip(predictions, scored, strict=True)
+            if m.seed == s
+        ]
+        for s in seeds
+    ]
+    by_seed, together = None, None
+    if ensemble:
+        together = score_ensemble(each_seed, dataset.labels)
+        by_seed = summarise_seeds(together.members)
+    elif len(seeds) > 1:
+        by_seed = summarise_seeds([pool(one, dataset.labels).pooled for one in each_seed])
+    # The models to use: those trained on everything, else the first split's.
+    chosen = members[len(scored) :] or [m for m in scored if m.split is scored[0].split]
     result = TrainResult(
         folder=run.folder,
         model=run.folder / "model.safetensors",
@@ -448,9 +473,10 @@ def _carry_out(
         folds=cross,
         seeds=by_seed,
         notes=tuple(notes),
+        ensemble=together,
     )
     if accelerator.is_main_process:
-        _conclude(result, chosen, run.command)
+        _conclude(result, chosen if ensemble else chosen[:1], run.command)
     accelerator.wait_for_everyone()
     return result
 
@@ -580,21 +606,27 @@ def _refuse_shared_sources(
     reporter.note(f"Note: {summary} ({kept}).")
 
 
-def _conclude(result: TrainResult, chosen: Member, command: str) -> None:
-    """Write the chosen model, the metrics and the report."""
+def _conclude(result: TrainResult, chosen: Sequence[Member], command: str) -> None:
+    """Write the chosen model, or the ensemble of several, the metrics and the report."""
     # Here and not at the top: drawing needs matplotlib, and most imports of this module do not.
     from stapes.evaluation.report import write_report
     from stapes.training.summary import report_data
 
-    bundle = chosen.bundle
-    if not chosen.split.test.size:  # trained on everything: the other members' score speaks for it
-        n_seeds = len({member.seed for member in result.members})
-        cross_validated = {
-            "cross_validated_score": result.score.to_json(),
+    bundle, scored = chosen[0].bundle, result.folds
+    facts: dict[str, Any] = {}
+    n_seeds = len({member.seed for member in result.members})
+    if result.ensemble is not None:
+        bundle = ensemble([one.folder / "model.safetensors" for one in chosen], command=command)
+        scored, n_seeds = result.ensemble.folds, 1
+        facts = {"split": chosen[0].split.name, "score": scored.folds[0].to_json()}
+    if not chosen[0].split.test.size:  # trained on everything: the others' score speaks for it
+        facts = {
+            **facts,
+            "score": None,
+            "cross_validated_score": scored.pooled.to_json(),
             "cross_validated_seeds": n_seeds,  # each clip counts that often in the score
         }
-        bundle = replace(bundle, metadata={**bundle.metadata, **cross_validated})
-    save_bundle(bundle, result.model)
+    save_bundle(replace(bundle, metadata={**bundle.metadata, **facts}), result.model)
     metrics = {
         "pooled": result.score.to_json(),
         "folds": {
@@ -603,5 +635,7 @@ def _conclude(result: TrainResult, chosen: Member, command: str) -> None:
         },
         "notes": list(result.notes),
     }
+    if result.ensemble is not None:
+        metrics["ensemble"] = result.ensemble.to_json()
     write_text(result.folder / "metrics.json", json.dumps(metrics, indent=1))
     write_report(result.report, report_data(result, command))

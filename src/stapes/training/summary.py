@@ -65,6 +65,7 @@ def report_data(result: TrainResult, command: str) -> ReportData:
         folds=tuple(FoldScore(name, score) for name, score in folds) if several else (),
         n_seeds=n_seeds,
         seeds=result.seeds,
+        ensemble=result.ensemble,
         runs=tuple(_training_run(member) for member in members),
         mistakes=tuple(_mistakes(result)),
         versions=members[0].bundle.metadata["versions"],
