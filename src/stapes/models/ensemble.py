@@ -125,13 +125,18 @@ class Ensemble(nn.Module):
                 f"spectrograms must be (batch, {self.in_channels}, frequency, time), "
                 f"not {tuple(x.shape)}"
             )
-        needed = self.min_input_size
-        if min(x.shape[2:]) < needed:
-            raise ValueError(
-                f"{x.shape[2]} frequency bins and {x.shape[3]} frames are too few: this ensemble "
-                f"needs {needed} of each (a longer window, a shorter hop, more bands)"
-            )
-        return torch.cat([member(x) for member in self.members], dim=1)[:, :, None, None]
+        try:
+            answers = [member(x) for member in self.members]
+        except (RuntimeError, ValueError) as error:
+            # Asked only now: some networks find their smallest size by trying.
+            needed = self.min_input_size
+            if min(x.shape[2:]) < needed:
+                raise ValueError(
+                    f"{x.shape[2]} frequency bins and {x.shape[3]} frames are too few: this "
+                    f"ensemble needs {needed} of each (a longer window, a shorter hop, more bands)"
+                ) from error
+            raise
+        return torch.cat(answers, dim=1)[:, :, None, None]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (B, n_classes) of log-probabilities; or these as (B, n_features)."""
