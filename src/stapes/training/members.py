@@ -212,7 +212,7 @@ class Run:
             decibel=self.frontend.decibel(),
         )
         make = self._train if self.trained is None else self._take
-        network, normalizer, history = make(split, seed, examples, title)
+        network, normalizer, history, origin = make(split, seed, examples, title)
         network, reduction = reduce_network(
             network,
             normalizer,
@@ -234,7 +234,8 @@ class Run:
             precision=self.recipe.quantization.precision,
         )
         probabilities = store_probabilities(draft, self.store, split.test)
-        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, reduction)
+        extra = {"origin": origin, "reduction": reduction}
+        bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, extra)
         self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
         if self.accelerator.is_main_process:
             if split.test.size:  # so that 'stapes evaluate' can repeat the score
@@ -254,8 +255,8 @@ class Run:
 
     def _train(
         self, split: Split, seed: int, examples: Examples, title: str
-    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]]]:
-        """A trained network, its normalisation and its log."""
+    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]], dict[str, Any]]:
+        """A trained network, its normalisation, its log, and what it started from."""
         folder = self.member_folder(split, seed)
         network = self.new_network(seed)
         initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
@@ -292,11 +293,12 @@ class Run:
         network.to("cpu").to(memory_format=torch.contiguous_format)
         if pruned:
             finish(network)
-        return network.eval(), normalizer.cpu().eval(), history
+        origin = describe_origin(self.recipe, self.parent)
+        return network.eval(), normalizer.cpu().eval(), history, origin
 
     def _take(
         self, split: Split, seed: int, examples: Examples, title: str
-    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]]]:
+    ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]], dict[str, Any]]:
         """The same from the run that was trained before."""
         assert self.trained is not None
         source = replace(self, folder=self.trained).member_folder(split, seed)
@@ -312,7 +314,7 @@ class Run:
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-        return bundle.network, bundle.normalizer, history
+        return bundle.network, bundle.normalizer, history, bundle.metadata.get("origin", {})
 
     def _with_metadata(
         self,
@@ -321,7 +323,7 @@ class Run:
         seed: int,
         fingerprint: str,
         probabilities: NDArray[np.float64],
-        reduction: dict[str, Any],
+        extra: dict[str, Any],
     ) -> Bundle:
         scored = None
         if split.test.size:
@@ -347,12 +349,7 @@ class Run:
             "command": self.command,
             "versions": _versions(),
         }
-        origin = describe_origin(self.recipe, self.parent)
-        if origin:
-            facts["origin"] = origin
-        if reduction:
-            facts["reduction"] = reduction
-        return replace(draft, metadata=facts)
+        return replace(draft, metadata=facts | {k: v for k, v in extra.items() if v})
 
 
 def _escaped(match: re.Match[str]) -> str:
