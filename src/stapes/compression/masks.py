@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from stapes.errors import ConfigError
 from stapes.models.parametrized import unparametrize
+from stapes.models.timm_layers import standardizes_weight
 
 __all__ = [
     "WeightMask",
@@ -101,11 +103,19 @@ def add_masks(network: nn.Module) -> dict[str, WeightMask]:
 
     Returns:
         The masks by the layers' names.
+
+    Raises:
+        ConfigError: a layer standardises its weight, so that a zero would be none.
     """
     masks = {}
     for name, layer in prunable_layers(network).items():
         mask = mask_of(layer)
         if mask is None:
+            if standardizes_weight(layer):
+                raise ConfigError(
+                    f"{name}, a {type(layer).__name__}, shifts its weights in every call, so that "
+                    "none of them can stay zero: this network cannot be pruned; choose another."
+                )
             mask = WeightMask(unmasked_weight(layer))
             parametrize.register_parametrization(layer, "weight", mask)
         masks[name] = mask

@@ -43,6 +43,7 @@ from stapes.models.quantized import (
     plan_quantization,
     round_through,
 )
+from stapes.models.timm_layers import split_norm_activations
 
 __all__ = [
     "TrainableConv2d",
@@ -75,7 +76,8 @@ def quantize(network: ModuleT, batches: Iterable[Tensor]) -> ModuleT:
 
     Raises:
         StapesError: no batches, or activations that are not finite.
-        ValueError: the network is quantised already, or has a convolution that cannot be.
+        ValueError: the network is quantised already, or a convolution pads with no zeros.
+        ConfigError: a layer computes with another weight than it stores.
     """
     return finish_qat(_prepare(network, batches))
 
@@ -97,7 +99,8 @@ def prepare_qat(network: ModuleT, batches: Iterable[Tensor]) -> ModuleT:
 
     Raises:
         StapesError: no batches, or activations that are not finite.
-        ValueError: the network is quantised already, or has a convolution that cannot be.
+        ValueError: the network is quantised already, or a convolution pads with no zeros.
+        ConfigError: a layer computes with another weight than it stores.
     """
     prepared = _prepare(network, batches)
     layers = [m for m in prepared.modules() if isinstance(m, _TrainableLayer)]
@@ -269,6 +272,7 @@ def _prepare(network: ModuleT, batches: Iterable[Tensor]) -> ModuleT:
     if is_quantized(network) or any(isinstance(m, _TrainableLayer) for m in network.modules()):
         raise ValueError("this network is quantised already")
     prepared = copy.deepcopy(network).eval()
+    split_norm_activations(prepared)
     flow = trace_dataflow(prepared)
     plan = plan_quantization(prepared, flow)
     fold_norms_of(prepared, flow)

@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stapes.models.timm_layers import pads_to_size, same_padding
+
 __all__ = ["input_patches", "round_weight", "weight_scale"]
 
 # Added to the diagonal of H, as a share of its mean: trust the calibration clips only so far.
@@ -66,7 +68,7 @@ def input_patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1])
-    x = F.pad(x, _padding(layer))
+    x = F.pad(x, _padding(layer, x))
     for axis, taps, step, apart in zip(
         (2, 3), layer.kernel_size, layer.stride, layer.dilation, strict=True
     ):
@@ -83,8 +85,10 @@ def input_patches(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     return x.flatten(4).flatten(1, 3)
 
 
-def _padding(layer: nn.Conv2d) -> list[int]:
+def _padding(layer: nn.Conv2d, x: Tensor) -> list[int]:
     """Zeros before and behind, the last axis first."""
+    if pads_to_size(layer):
+        return same_padding(x.shape, layer.kernel_size, layer.stride, layer.dilation)
     if layer.padding == "valid":
         return [0, 0, 0, 0]
     if layer.padding == "same":

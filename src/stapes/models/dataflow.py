@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stapes.models.timm_layers import computes_plainly
 from stapes.models.tracing import input_channels, meta_input, run_on_meta
 
 __all__ = ["Dataflow", "Step", "norm_after", "trace_dataflow"]
@@ -101,7 +102,7 @@ def norm_after(
     """The batch norm that reads what a layer wrote, where the two can be made one.
 
     Each is called once, nothing else reads what is between them, the norm has running statistics
-    and its channels are the layer's.
+    and nothing but the norm inside, and its channels are the layer's.
 
     Returns:
         Its name and itself; none if there is none.
@@ -116,6 +117,7 @@ def norm_after(
         not isinstance(norm, nn.modules.batchnorm._BatchNorm)
         or len(flow.calls(name)) != 1
         or norm.running_mean is None
+        or not computes_plainly(norm)
     ):
         return None
     # Batch norm treats axis 1; a linear layer writes its features along the last.

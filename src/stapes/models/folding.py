@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from stapes.models.dataflow import Dataflow, norm_after, trace_dataflow
 from stapes.models.parametrized import unparametrize
+from stapes.models.timm_layers import computes_plainly, split_norm_activations
 
 __all__ = ["fold_batch_norm", "fold_norms_of", "fold_parametrizations", "replace_module"]
 
@@ -42,7 +43,8 @@ def fold_batch_norm(network: ModuleT) -> ModuleT:
 
     Every convolution or linear layer whose output is read by a batch norm and nothing else; the
     pairs are found by running the network, so any network will do. A batch norm that reads
-    something else (a sum, a concatenation) stays. Damping and masks are folded first.
+    something else (a sum, a concatenation, a convolution that standardises its weight) stays.
+    Damping and masks are folded first, and timm's batch norms with activation taken apart.
 
     Args:
         network: it is not changed.
@@ -52,6 +54,7 @@ def fold_batch_norm(network: ModuleT) -> ModuleT:
         batch norms. Its outputs are those of the network in evaluation mode up to rounding.
     """
     folded = fold_parametrizations(copy.deepcopy(network)).eval()
+    split_norm_activations(folded)
     fold_norms_of(folded, trace_dataflow(folded))
     return folded
 
@@ -62,7 +65,7 @@ def fold_norms_of(network: nn.Module, flow: Dataflow) -> None:
     A parametrization that treats output channels alike (damping, masks) stays.
     """
     for name, module in list(network.named_modules()):
-        if not isinstance(module, nn.Conv2d | nn.Linear) or not flow.calls(name):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or not computes_plainly(module):
             continue
         found = norm_after(network, flow, name)
         if found is not None:

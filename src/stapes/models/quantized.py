@@ -48,9 +48,17 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
+from stapes.errors import ConfigError
 from stapes.models.dataflow import Dataflow, norm_after, trace_dataflow
 from stapes.models.folding import fold_norms_of, fold_parametrizations, replace_module
+from stapes.models.timm_layers import (
+    computes_plainly,
+    pads_to_size,
+    same_padding,
+    split_norm_activations,
+)
 
 __all__ = [
     "ActivationQuantizer",
@@ -257,9 +265,14 @@ class ConvolutionSums:
                 'use "zeros"'
             )
         self._moves = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self._kernel_size = conv.kernel_size
+        taken = isinstance(conv, ConvolutionSums)
+        self._pads_to_size = conv._pads_to_size if taken else pads_to_size(conv)
 
     def sums(self, x: Tensor, weight: Tensor) -> Tensor:
         stride, padding, dilation, groups = self._moves
+        if self._pads_to_size:
+            x = F.pad(x, same_padding(x.shape, self._kernel_size, stride, dilation))
         return F.conv2d(x, weight, None, stride, padding, dilation, groups)
 
     def per_channel(self, values: Tensor) -> Tensor:
@@ -377,10 +390,20 @@ def plan_quantization(network: nn.Module, flow: Dataflow) -> QuantizationPlan:
     Args:
         network: float, batch norms not folded yet.
         flow: its :func:`~stapes.models.dataflow.trace_dataflow`.
+
+    Raises:
+        ConfigError: it has a layer that computes with another weight than it stores.
     """
     modules = dict(network.named_modules())
     used = list(dict.fromkeys(step.module for step in flow.steps if step.module is not None))
     layers = tuple(name for name in used if isinstance(modules[name], nn.Conv2d | nn.Linear))
+    for name in layers:
+        if not computes_plainly(modules[name]):
+            raise ConfigError(
+                f"{name}, a {parametrize.type_before_parametrizations(modules[name]).__name__}, "
+                "computes with another weight than it stores, so that it cannot be quantised: "
+                'choose quantization.precision = "float16" or another network.'
+            )
     targets = frozenset(layers)
     made: dict[int, str] = {}  # which quantiser rounded a value
     relus, outputs = set(), set()
@@ -473,11 +496,13 @@ def int8_structure(network: ModuleT) -> ModuleT:
         The copy, in evaluation mode, on the same device.
 
     Raises:
-        ValueError: the network is quantised already, or it has a convolution that cannot be.
+        ValueError: the network is quantised already, or a convolution pads with no zeros.
+        ConfigError: a layer computes with another weight than it stores.
     """
     if is_quantized(network):
         raise ValueError("this network is quantised already")
     structure = fold_parametrizations(copy.deepcopy(network)).eval()
+    split_norm_activations(structure)
     flow = trace_dataflow(structure)
     plan = plan_quantization(structure, flow)
     fold_norms_of(structure, flow)
