@@ -79,7 +79,7 @@ def ensemble(
         tree = {
             "model": str(out),
             "files": [str(member) for member in members],
-            "members": joint.metadata["members"],
+            "origins": joint.metadata["members"],
             **({} if found is None else found.to_json()),
         }
         sys.stdout.write(json.dumps(tree, indent=1) + "\n")
