@@ -24,17 +24,17 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @dataclass(frozen=True)
 class Series:
-    """One line: accuracies with their intervals, 0 to 1, over the horizontal axis.
+    """One line: values with their intervals over the horizontal axis.
 
     Attributes:
         label: in the legend.
         x: places, rising.
-        accuracy: as many.
+        values: as many, such as accuracies from 0 to 1.
     """
 
     label: str
     x: tuple[float, ...]
-    accuracy: tuple[Interval, ...]
+    values: tuple[Interval, ...]
 
 
 def draw_series(
@@ -46,8 +46,10 @@ def draw_series(
     ticks: Mapping[float, str],
     top_label: str = "",
     top_ticks: Mapping[float, str] | None = None,
+    y_label: str = "accuracy",
+    percent: bool = True,
 ) -> Figure:
-    """Accuracy over one quantity, a line a series, 95 % intervals as bars.
+    """Values over one quantity, a line a series, their intervals as bars.
 
     Args:
         series: one or more.
@@ -57,21 +59,24 @@ def draw_series(
         ticks: place to text.
         top_label: of a second horizontal axis above, for the same places.
         top_ticks: place to text; none: no such axis.
+        y_label: of the vertical axis.
+        percent: show a value of 1 as 100 %.
     """
     from matplotlib.figure import Figure  # the object API: no pyplot, no state of its own
 
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.add_subplot()
     places = sorted({x for one in series for x in one.x})
+    unit = 100 if percent else 1
     gaps = [b - a for a, b in pairwise(places)]
     # Points of one place stand side by side, so that their intervals can be told apart.
     step = min(0.35 * min(gaps, default=1.0) / max(1, len(series) - 1), 0.012 * _span(places))
     for i, one in enumerate(series):
         shift = step * (i - (len(series) - 1) / 2)
         x = [place + shift for place in one.x]
-        y = [100 * a.value for a in one.accuracy]
-        low = [100 * (a.value - a.low) for a in one.accuracy]
-        high = [100 * (a.high - a.value) for a in one.accuracy]
+        y = [unit * a.value for a in one.values]
+        low = [unit * (a.value - a.low) for a in one.values]
+        high = [unit * (a.high - a.value) for a in one.values]
         colour = _COLOURS[i % len(_COLOURS)]
         axes.errorbar(
             x, y, yerr=[low, high], fmt="none", ecolor=colour, elinewidth=1.1, alpha=0.45, capsize=2
@@ -81,16 +86,17 @@ def draw_series(
             y,
             color=colour,
             marker=_MARKERS[i % len(_MARKERS)],
-            markersize=5,
-            linewidth=1.7,
+            markersize=5 if len(places) < 30 else 3,
+            linewidth=1.7 if len(places) < 30 else 1.0,
             label=one.label,
         )
     if len(places) == 1:
         axes.set_xlim(places[0] - 0.1, places[0] + 0.1)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel(x_label)
-    axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
+    axes.set_ylabel(y_label)
+    if percent:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):

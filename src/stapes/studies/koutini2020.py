@@ -610,7 +610,7 @@ def _figure(
         )
         tables = write_tables(
             folder, item, title, header, rows, numeric, records,
-            below=[*statements, *notes], figure=f"{item}.svg", command=command,
+            below=[*statements, *notes], figures=[f"{item}.svg"], command=command,
         )  # fmt: skip
         files = (*tables, *save_figure(figure, folder / item))
     return StudyResult(

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stapes.bundle import Bundle, load_bundle
 from stapes.compression import Pruner
 from stapes.config import Recipe, to_toml
 from stapes.data import Dataset, Split
@@ -29,6 +30,7 @@ from stapes.files import write_text
 from stapes.models import count_complexity
 from stapes.studies.study import Published
 from stapes.training.experiment import open_run
+from stapes.training.initialization import initialize, starting_network
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter
 
@@ -134,6 +136,18 @@ class Bench:
         """A run with another recipe on the same features, in a folder of its own."""
         return replace(self.run, folder=self.run.folder / key, recipe=recipe)
 
+    def trained(self, point: Point, split: Split, seed: int) -> Bundle:
+        """One model of a point that is measured."""
+        folder = self.variant(point.key, point.recipe).member_folder(split, seed)
+        return load_bundle(folder / "model.safetensors")
+
+    def untrained(self, point: Point, split: Split, seed: int) -> Bundle:
+        """The same model with the weights that its training started from."""
+        after = self.trained(point, split, seed)
+        channels = after.frontend.out_channels(after.recipe.audio.channels)
+        network = starting_network(point.recipe, after.labels, in_channels=channels, seed=seed)
+        return replace(after, network=network)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the study's folder.
@@ -149,6 +163,7 @@ class Bench:
 
         Raises:
             ConfigError: a point that cannot be trained, before any is.
+            ModelFileError: weights that do not fit a point's network, before any is trained.
             StapesError: a point's folder holds a run with other settings.
         """
         found = [self._stored(point) for point in points]
@@ -271,12 +286,14 @@ class Bench:
             run.accelerator.wait_for_everyone()
 
     def _refuse_impossible(self, point: Point) -> None:
-        """Pruning below what a network needs is found out here and not after an hour."""
-        if point.recipe.pruning.method != "none":
-            epochs = point.recipe.training.epochs
-            assert not isinstance(epochs, str)
-            network = self.variant(point.key, point.recipe).new_network(seed=0)
-            Pruner(network, point.recipe.pruning, epochs)
+        """Weights that do not fit, and pruning below what a network needs, are found out here and
+        not after an hour."""
+        run, recipe = self.variant(point.key, point.recipe), point.recipe
+        if recipe.initialization.weights != "random":
+            initialize(run.new_network(seed=0), recipe, run.dataset.labels)
+        if recipe.pruning.method != "none":
+            assert not isinstance(recipe.training.epochs, str)
+            Pruner(run.new_network(seed=0), recipe.pruning, recipe.training.epochs)
 
 
 def open_bench(

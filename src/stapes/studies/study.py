@@ -140,7 +140,7 @@ def write_tables(
     records: Sequence[Mapping[str, Any]],
     *,
     below: Sequence[str],
-    figure: str | None = None,
+    figures: Sequence[str] = (),
     command: str = "",
 ) -> tuple[Path, Path]:
     """Write ``item.md`` and ``item.csv``.
@@ -154,7 +154,7 @@ def write_tables(
         numeric: columns of the page to align to the right.
         records: the same and more as numbers, for the CSV; an absent value is None.
         below: sentences under the table.
-        figure: file name of a picture to show.
+        figures: file names of pictures to show.
         command: that made it, if a command did.
 
     Returns:
@@ -166,7 +166,7 @@ def write_tables(
     lines = [f"# {title}", ""]
     if command:
         lines += [f"    {command}", ""]
-    if figure is not None:
+    for figure in figures:
         lines += [f"![{title}]({figure})", ""]
     lines.append("| " + " | ".join(header) + " |")
     lines.append(

@@ -19,7 +19,7 @@ from stapes.models.imagenet import image_network
 from stapes.studies.points import Bench, Point
 from stapes.training.initialization import pin_weights
 
-__all__ = ["ChosenNetwork", "Way", "block_names", "transfer_point"]
+__all__ = ["ChosenNetwork", "Way", "block_names", "folder_name", "transfer_point"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,11 @@ def block_names(architecture: str) -> tuple[str, ...]:
     return tuple(name.removeprefix("body.") for name in network.blocks())
 
 
+def folder_name(network: ChosenNetwork) -> str:
+    """A network's name as part of the name of a file or folder."""
+    return re.sub("[^A-Za-z0-9_.-]", "_", network.architecture)
+
+
 def transfer_point(
     bench: Bench, study: str, network: ChosenNetwork, way: Way, published: Any = None
 ) -> Point:
@@ -108,7 +113,7 @@ def transfer_point(
         ConfigError, ModelFileError, StapesError: no such weights, or none that fit.
     """
     way = way.plain(len(block_names(network.architecture)))
-    key = f"{re.sub('[^A-Za-z0-9_.-]', '_', network.architecture)}-{way.key()}"
+    key = f"{folder_name(network)}-{way.key()}"
     label = f"{network.architecture}, {way.label()}"
     tree = bench.recipe.model_dump()
     tree["name"] = f"{study}-{key}"
