@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from stapes.bundle import Bundle
+from stapes.bundle import Bundle, save_bundle
+from stapes.cli.inspect import inspect
 from stapes.config import Recipe
 from stapes.evaluation.describe import describe_layers, describe_model
 from stapes.features import BandNormalizer, create_frontend
@@ -133,3 +136,40 @@ def test_describing_changes_nothing() -> None:
     describe_layers(model)
     for name, tensor in model.network.state_dict().items():
         np.testing.assert_array_equal(tensor, before[name])
+
+
+def image_bundle(architecture: str) -> Bundle:
+    from dataclasses import replace
+
+    network = create_model("timm", n_classes=2, in_channels=2, architecture=architecture)
+    return replace(bundle(), network=network.eval())
+
+
+def test_a_field_that_nobody_knows_is_said_to_be_unknown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = image_bundle("test_vit")
+    with pytest.raises(ValueError, match="no receptive field"):
+        receptive_field(model.network)
+    found = describe_model(model)
+    assert found.name == "timm test_vit"
+    assert found.parameters == sum(p.numel() for p in model.network.parameters())
+    assert found.receptive_field_bins is found.receptive_field_frames is None
+    assert found.receptive_field_seconds is found.receptive_field_hz is None
+    assert describe_layers(model)[0].receptive_field_bins == 16
+    save_bundle(model, tmp_path / "model.safetensors")
+    inspect(tmp_path / "model.safetensors", layers=True)
+    shown = capsys.readouterr().out
+    assert "receptive field  unknown" in shown
+    assert "None" not in shown
+
+
+def test_gates_that_see_the_whole_window_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = image_bundle("mobilenetv3_small_050")
+    assert describe_model(model).global_context
+    assert not describe_model(bundle()).global_context
+    save_bundle(model, tmp_path / "model.safetensors")
+    inspect(tmp_path / "model.safetensors")
+    assert "and the whole window by its gates" in capsys.readouterr().out

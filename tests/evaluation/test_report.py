@@ -261,6 +261,22 @@ def test_light_and_dark(data: ReportData):
     assert not re.search(r"#0[1-6]0[1-6]0[1-6]", text)
 
 
+def test_a_receptive_field_may_be_unknown_or_gated(data: ReportData):
+    unknown = dataclasses.replace(
+        data.model,
+        receptive_field_bins=None,
+        receptive_field_frames=None,
+        receptive_field_seconds=None,
+        receptive_field_hz=None,
+    )
+    text = render_report(dataclasses.replace(data, model=unknown))
+    assert "unknown: not that of convolutions and pooling alone" in text
+    gated = dataclasses.replace(data.model, global_context=True)
+    told = "of sound, and the whole window by its gates"
+    assert told in render_report(dataclasses.replace(data, model=gated))
+    assert told not in render_report(data)
+
+
 def test_names_cannot_break_out():
     labels = (EVIL, "a & b", "ü'\"></td>")
     nasty = report_data(

@@ -6,11 +6,14 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stapes.cli.terminal import interval_text, print_table
+
+if TYPE_CHECKING:
+    from stapes.evaluation.report import ModelSummary
 
 __all__ = ["inspect"]
 
@@ -48,7 +51,6 @@ def inspect(
         }
         sys.stdout.write(json.dumps(tree, indent=1) + "\n")
         return
-    low, high = summary.receptive_field_hz or (0.0, 0.0)
     lines = [
         f"file             {file} ({n_bytes:,} bytes, weights in {summary.precision})",
         f"labels           {', '.join(bundle.labels)}",
@@ -68,15 +70,24 @@ def inspect(
         f"{_millions(summary.nonzero_macs_per_second)} million without zeros",
         f"activations      {summary.peak_activation_bytes:,} bytes at the peak, for one window "
         "in float32",
-        f"receptive field  {summary.receptive_field_bins} bins ({low:.0f} to {high:.0f} Hz in the "
-        f"middle) x {summary.receptive_field_frames} frames "
-        f"({summary.receptive_field_seconds:.2f} s)",
+        f"receptive field  {_field(summary)}",
         *_origin(bundle.metadata),
     ]
     sys.stdout.write("\n".join(lines) + "\n\n")
     if each:
         _print_layers(each)
     sys.stdout.write(to_toml(bundle.recipe))
+
+
+def _field(summary: ModelSummary) -> str:
+    if summary.receptive_field_bins is None:
+        return "unknown: not that of convolutions and pooling alone"
+    low, high = summary.receptive_field_hz or (0.0, 0.0)
+    gates = ", and the whole window by its gates" if summary.global_context else ""
+    return (
+        f"{summary.receptive_field_bins} bins ({low:.0f} to {high:.0f} Hz in the middle) x "
+        f"{summary.receptive_field_frames} frames ({summary.receptive_field_seconds:.2f} s){gates}"
+    )
 
 
 def _millions(count: float) -> str:

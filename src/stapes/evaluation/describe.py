@@ -48,14 +48,16 @@ def describe_model(bundle: Bundle) -> ModelSummary:
 
     The receptive field is that of one unit of the feature map, in bins and frames of the
     spectrogram; in Hz it is the range that a unit in the middle sees, cut at the spectrogram's
-    edges; in seconds its frames times the hop.
+    edges; in seconds its frames times the hop. None where it is not known.
     """
     frontend = bundle.frontend
     cost, seconds = _cost(bundle), _window_seconds(bundle)
-    field = receptive_field(bundle.network)
+    frequencies = frontend.band_frequencies().double().numpy()
+    field = _field(bundle)
+    network = network_settings(bundle.network)
     settings = ", ".join(f"{k} {v}" for k, v in frontend.settings().items() if v is not None)
     return ModelSummary(
-        name=str(network_settings(bundle.network)["name"]),
+        name=" ".join(str(network[k]) for k in ("name", "architecture") if k in network),
         precision=bundle.precision,
         parameters=cost.parameters,
         nonzero_parameters=cost.nonzero_parameters,
@@ -68,13 +70,14 @@ def describe_model(bundle: Bundle) -> ModelSummary:
         macs_per_second=cost.macs / seconds,
         nonzero_macs_per_second=cost.nonzero_macs / seconds,
         peak_activation_bytes=cost.peak_activation_bytes,
-        receptive_field_bins=field.frequency.size,
-        receptive_field_frames=field.time.size,
-        receptive_field_seconds=field.time.size / _frame_rate(bundle),
-        receptive_field_hz=_hertz(field, frontend.band_frequencies().double().numpy()),
+        receptive_field_bins=field.frequency.size if field else None,
+        receptive_field_frames=field.time.size if field else None,
+        receptive_field_seconds=field.time.size / _frame_rate(bundle) if field else None,
+        receptive_field_hz=_hertz(field, frequencies) if field else None,
         sample_rate=frontend.sample_rate,
         window_seconds=seconds,
         front_end=settings,
+        global_context=field is not None and field.global_context,
     )
 
 
@@ -101,6 +104,14 @@ def describe_layers(bundle: Bundle) -> tuple[LayerSummary, ...]:
             )
         )
     return tuple(layers)
+
+
+def _field(bundle: Bundle) -> ReceptiveField | None:
+    """None of a network that is more than convolutions, pooling and branches."""
+    try:
+        return receptive_field(bundle.network)
+    except ValueError:
+        return None
 
 
 def _cost(bundle: Bundle) -> Complexity:

@@ -79,13 +79,14 @@ class ModelSummary:
     macs_per_second: float  # multiply-accumulates per second of audio, those with zeros too
     nonzero_macs_per_second: float  # without those with zeros
     peak_activation_bytes: int  # of one window, at four bytes a value
-    receptive_field_bins: int
-    receptive_field_frames: int
-    receptive_field_seconds: float
+    receptive_field_bins: int | None  # none: unknown, as of networks with attention
+    receptive_field_frames: int | None
+    receptive_field_seconds: float | None
     receptive_field_hz: tuple[float, float] | None  # what the middle of the spectrogram sees
     sample_rate: int  # Hz
     window_seconds: float
     front_end: str  # in words
+    global_context: bool = False  # a pooling over the whole window gates the maps, too
 
 
 @dataclass(frozen=True)
