@@ -34,6 +34,8 @@ __all__ = ["input_patches", "round_weight", "weight_scale"]
 _RIDGE = 0.01
 # Positions of each map that are looked at, along frequency and along time.
 _POSITIONS = 12
+# Weights of a channel that are rounded before those behind them are told.
+_BLOCK = 128
 # Products of two scales stay far from where float32 ends.
 LEAST_SCALE = 1e-15
 
@@ -135,12 +137,20 @@ def round_weight(weight: Tensor, scale: Tensor, moments: Tensor) -> Tensor:
     wanted = exact[:, :, order].clone()
     levels = torch.empty_like(wanted)
     free = wanted != 0
-    for k in range(wanted.shape[2]):
-        level = (wanted[:, :, k : k + 1] / step).round().clamp(-127, 127)
-        level = torch.where(free[:, :, k : k + 1], level, 0.0)
-        levels[:, :, k : k + 1] = level
-        error = (wanted[:, :, k : k + 1] - level * step) / upper[:, k : k + 1, k : k + 1]
-        wanted[:, :, k:] -= error * upper[:, k : k + 1, k:]
+    n_weights = wanted.shape[2]
+    for first in range(0, n_weights, _BLOCK):
+        end = min(first + _BLOCK, n_weights)
+        errors = torch.empty_like(wanted[:, :, first:end])
+        for k in range(first, end):
+            level = (wanted[:, :, k : k + 1] / step).round().clamp(-127, 127)
+            level = torch.where(free[:, :, k : k + 1], level, 0.0)
+            levels[:, :, k : k + 1] = level
+            error = (wanted[:, :, k : k + 1] - level * step) / upper[:, k : k + 1, k : k + 1]
+            wanted[:, :, k:end] -= error * upper[:, k : k + 1, k:end]
+            errors[:, :, k - first : k - first + 1] = error
+        # The weights behind the block feel all its errors at once: one product, not a pass for
+        # each weight over all that are left.
+        wanted[:, :, end:] -= errors @ upper[:, first:end, end:]
     levels = levels[:, :, order.argsort()]
 
     nearest = (exact / step).round().clamp(-127, 127)
