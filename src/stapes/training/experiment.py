@@ -507,34 +507,35 @@ def _read_recipe(
     recipe: str | Path | Recipe | None, overrides: Sequence[str], init: str | Path | None
 ) -> Recipe:
     """What to train by, with what comes from the model that training starts from."""
-    if init is not None:
-        _refuse_inherited(overrides, init)
     if isinstance(recipe, Recipe):
         if overrides:
             raise ValueError("overrides go with a recipe's name or file")
+        if init is not None:
+            tree = recipe.model_dump()
+            tree["initialization"] |= {"weights": "model", "file": str(init), "sha256": None}
+            recipe = parse_recipe(tree, recipe.name)
     else:
-        default = "small" if init is None else "finetune"
-        recipe = load_recipe(recipe if recipe is not None else default, overrides)
-    if init is not None:
-        own: dict[str, str | None] = {"weights": "model", "file": str(init)}
-        if recipe.initialization.weights != "model":  # the digest of other weights
-            own |= {"sha256": None}
-        tree = recipe.model_dump()
-        tree["initialization"] |= own
-        recipe = parse_recipe(tree, recipe.name)
-    elif recipe.initialization.weights == "model":
-        _refuse_inherited(overrides, recipe.initialization.file)
+        start = []
+        if init is not None:  # in front: what is set by hand may be the number of its blocks
+            start = ["weights=model", f"file={json.dumps(str(init))}", "sha256=none"]
+        recipe = load_recipe(
+            recipe or ("small" if init is None else "finetune"),
+            # What comes from the model is refused below, where the message can name it.
+            [f"initialization.{part}" for part in start]
+            + [o for o in overrides if init is None or not _inherited(o)],
+        )
+    if recipe.initialization.weights != "model":
+        return recipe
+    for override in filter(_inherited, overrides):
+        raise ConfigError(
+            f"--set {override}: that section comes from {recipe.initialization.file}, whose "
+            "weights fit no other; leave it out, or train from the start without --init."
+        )
     return adopt_model(recipe)
 
 
-def _refuse_inherited(overrides: Sequence[str], model: str | Path | None) -> None:
-    for override in overrides:
-        section = override.partition(".")[0].strip()
-        if section in INHERITED:
-            raise ConfigError(
-                f"--set {override}: {section} comes from {model}, whose weights fit no other; "
-                "leave it out, or train from the start without --init."
-            )
+def _inherited(override: str) -> bool:
+    return override.partition(".")[0].strip() in INHERITED
 
 
 def _note_same_data(
