@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from scene_tree import write_scenes
+
+from stapes.models.imagenet import image_network
 
 TINY = ("model.width=8", "training.epochs=1", "audio.window_seconds=0.5", "features.hop_length=200")
 
@@ -44,6 +47,23 @@ def test_the_table_from_the_official_layout(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "figure4.svg").is_file()
 
 
+def test_networks_and_weights_are_given_in_turn(tmp_path: Path) -> None:
+    tree = write_scenes(tmp_path / "tree", "dcase2020b")
+    given: list[str | Path] = []
+    for network in ("test_resnet", "test_efficientnet"):
+        body = image_network(n_classes=7, in_channels=3, architecture=network).body
+        save_file(body.state_dict(), tmp_path / f"{network}.safetensors")
+        given += ["--network", network, "--weights", tmp_path / f"{network}.safetensors"]
+    given += ["--data", tree, "--corpus", "dcase2020b", "--quick", "--epochs", "1"]
+    given += ["--out", tmp_path / "out", "--set", "features.n_mels=32"]
+    done = run("palanisamy2020", "truncation", "--blocks", "1,2", *given)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4, test_efficientnet, ImageNet weights, cut after block 2" in done.stderr
+    assert "stapes reproduce palanisamy2020" in (tmp_path / "out/truncation.md").read_text()
+    for words in ("test_resnet", "test_efficientnet", "truncation.png", "epochs 70 -> 1"):
+        assert words in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -51,6 +71,24 @@ def test_the_table_from_the_official_layout(tmp_path: Path) -> None:
         (["koutini2020", "tabel1", "--data", "x"], "Did you mean 'table1'"),
         (["koutini2020", "figure1", "--data", "x", "--rho", "3;4"], "--rho 3;4: write whole"),
         (["koutini2020", "table1", "--data", "no-such-folder"], "no such file or folder"),
+        (["koutini2020", "table1", "--data", "x", "--network", "resnet18"], "--network: koutini"),
+        (["palanisamy2020", "table1", "--data", "x", "--rho", "3"], "--rho: palanisamy2020 has no"),
+        (["palanisamy2020", "fusing", "--data", "x", "--blocks", "a"], "--blocks a: write whole"),
+        (
+            [
+                "palanisamy2020",
+                "fusing",
+                "--data",
+                "x",
+                "--network",
+                "resnet18",
+                "--weights",
+                "a",
+                "--weights",
+                "b",
+            ],
+            "2 file(s) for 1 network(s) (resnet18)",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(arguments: list[str], words: str) -> None:
