@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from stapes.cli.explain_networks import AGAINST_HELP, similarity, weight_change
 from stapes.cli.terminal import Terminal, print_table
 
 __all__ = ["explain"]
@@ -27,27 +28,54 @@ def explain(
             help="How far one unit really looks in frequency and time, before and after damping.",
         ),
     ] = False,
+    weights: Annotated[
+        bool,
+        typer.Option("--weight-change", help="How far training moved the weights of each layer."),
+    ] = False,
+    alike: Annotated[
+        bool,
+        typer.Option(
+            "--similarity",
+            help="How like those of other networks its representations are, block by block.",
+        ),
+    ] = False,
+    against: Annotated[list[str] | None, typer.Option(help=AGAINST_HELP)] = None,
     most: Annotated[
-        int, typer.Option("--most", help="Use at most this many recordings.", min=1)
-    ] = 64,
-    seed: Annotated[int, typer.Option(help="Of the random signs of the measurement.", min=0)] = 0,
+        int | None,
+        typer.Option(
+            "--most", help="Use at most this many recordings [64; 400 for --similarity].", min=1
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Of the random signs of the measurement, or of weights.", min=0)
+    ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Picture: .png, .svg or .pdf [receptive-field.png]."),
+        typer.Option("--out", "-o", help="Picture: .png, .svg or .pdf [receptive-field.png ...]."),
     ] = None,
     format: Annotated[Literal["text", "json"], typer.Option(help="Of the numbers.")] = "text",
 ) -> None:
-    """Show what a model listens to.
+    """Show what a model listens to, and what training changed in it.
 
     stapes explain --receptive-field RUN draws receptive-field.png and prints its numbers.
     """
-    asked = {"--receptive-field": receptive_field}
+    asked = {
+        "--receptive-field": receptive_field,
+        "--weight-change": weights,
+        "--similarity": alike,
+    }
     what = _one_of(asked)
+    _only_for(what, {"--against": against or None}, ("--weight-change", "--similarity"))
+    on_sound = tuple(name for name in asked if name != "--weight-change")
+    _only_for(what, {"RECORDINGS": recordings or None, "--most": most}, on_sound)
+    out = out or Path(f"{what.removeprefix('--')}.png")
     failed = 0
     if what == "--receptive-field":
-        failed = _receptive_field(
-            model, recordings or [], most, seed, out or Path("receptive-field.png"), format
-        )
+        failed = _receptive_field(model, recordings or [], most or 64, seed, out, format)
+    elif what == "--weight-change":
+        weight_change(model, against or [], seed, out, format)
+    elif what == "--similarity":
+        failed = similarity(model, against or [], recordings or [], most, seed, out, format)
     if failed:
         sys.stderr.write(f"{failed} of the recordings could not be read.\n")
         raise typer.Exit(1)
