@@ -146,8 +146,9 @@ def test_image_weights_that_training_started_from(folder: Path, tmp_path: Path) 
     weights = folder / "image.safetensors"
     save_file(source.state_dict(), weights)
     base = ["model.name=timm", "model.architecture=resnet10t", "model.blocks=none",
-            "training.epochs=1", "features.n_mels=48", "audio.window_seconds=0.5", "training.learning_rate=1e-12",
-            "initialization.weights=imagenet", f"initialization.file={weights}"]  # fmt: skip
+            "training.epochs=1", "features.n_mels=48", "audio.window_seconds=0.5",
+            "training.learning_rate=1e-12", "initialization.weights=imagenet",
+            f"initialization.file={weights}"]  # fmt: skip
     half = stapes.train(
         HITS, overrides=[*base, "initialization.blocks=2"], out=folder / "half",
         cache=folder / "cache",

@@ -29,8 +29,8 @@ AGAINST_HELP = (
 _MOST = 400  # recordings; enough for the directions of all but the widest blocks
 _CLEAR = 0.5  # what SVCCA may be by chance and still tell something
 
-# Seeds of runs are small: these are no run's weights.
-_SEEDS = 2**40
+# Seeds of runs are small, so these are no run's weights. Of a seed, torch uses 32 bits.
+_SEEDS = 2**31
 
 
 def weight_change(model: Path, against: Sequence[str], seed: int, out: Path, format: str) -> None:
