@@ -331,7 +331,10 @@ def test_the_ensemble_is_the_mean_of_its_members(table: StudyResult) -> None:
     targets = ours[0].targets
     mean = np.mean([one.probabilities for one in ours], axis=0)
     singles = [float((one.probabilities.argmax(1) == targets).mean()) for one in ours]
+    alike = float(np.mean(np.equal(*(one.probabilities.argmax(1) for one in ours))))
     (record,) = table.records
+    assert record["agreement"] == alike
+    assert table.rows[0][7] == f"{100 * alike:.1f} %"
     assert record["ensemble"] == float((mean.argmax(1) == targets).mean())
     assert record["accuracy"] == pytest.approx(np.mean(singles))
     assert record["accuracy_sd_over_seeds"] == pytest.approx(np.std(singles, ddof=1))
@@ -357,6 +360,7 @@ def test_ensemble_is_scored_by_probabilities_and_not_by_votes(
     (record,) = tiny("table1", seeds=2, out=tmp_path / "out").records
     assert record["accuracy"] == 0.5
     assert record["ensemble"] == 0.0
+    assert record["agreement"] == 0.0
     assert record["accuracy_sd_over_seeds"] == pytest.approx(np.sqrt(0.5))
 
 

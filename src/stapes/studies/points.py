@@ -26,6 +26,7 @@ from stapes.data import Dataset, Split
 from stapes.evaluation.bootstrap import Interval
 from stapes.evaluation.compare import paired_accuracy
 from stapes.evaluation.crossval import Spread
+from stapes.evaluation.ensemble import member_agreement
 from stapes.files import write_text
 from stapes.models import count_complexity
 from stapes.studies.study import Published
@@ -70,6 +71,8 @@ class Measured:
         ensemble: (M,) whether the mean of the seeds' probabilities is right, 0 or 1.
         ensemble_accuracy: over clips.
         ensemble_gain: over ``accuracy``, -1 to 1.
+        agreement: part of the test clips that two seeds name alike, mean over the pairs of seeds;
+            none for one seed.
     """
 
     point: Point
@@ -83,6 +86,7 @@ class Measured:
     ensemble: NDArray[np.float64]
     ensemble_accuracy: Interval
     ensemble_gain: Interval
+    agreement: float | None
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Bench:
         )
         if tree.get("plan") != self._plan(run) or not all(path.is_file() for path in models):
             return None
-        if "by_seed" not in tree:  # of a version that did not score the seeds together
+        if "agreement" not in tree:  # of a version that did not score the seeds together
             return None
         return self._measured(point, tree)
 
@@ -230,6 +234,7 @@ class Bench:
             ensemble=together,
             ensemble_accuracy=ensemble_accuracy,
             ensemble_gain=gain,
+            agreement=tree["agreement"],
         )
 
     def _train(self, point: Point, label: str) -> Measured:
@@ -248,30 +253,30 @@ class Bench:
 
     def _facts(self, run: Run, members: Iterable[Member]) -> dict[str, Any]:
         """Counts and, for every test clip, which seeds were right, alone and together."""
-        targets = run.dataset.targets
-        right = np.zeros((len(self.seeds), len(run.dataset)), dtype=bool)
-        summed = np.zeros((len(run.dataset), len(run.dataset.labels)))
+        n_seeds = len(self.seeds)
+        shape = (n_seeds, len(run.dataset), len(run.dataset.labels))
+        probabilities = np.zeros(shape)
         channels = run.frontend.out_channels(run.recipe.audio.channels)
-        shape = (1, channels, run.frontend.n_bins, run.frontend.n_frames(run.store.window))
+        window = (1, channels, run.frontend.n_bins, run.frontend.n_frames(run.store.window))
         costs, seconds = [], []
         for member in members:
-            test = member.split.test
-            right[self.seeds.index(member.seed), test] = (
-                member.probabilities.argmax(1) == targets[test]
-            )
-            summed[test] += member.probabilities
-            costs.append(count_complexity(member.bundle.network, shape))
+            place = (self.seeds.index(member.seed), member.split.test)
+            probabilities[place] = member.probabilities
+            costs.append(count_complexity(member.bundle.network, window))
             seconds.append(member.history[-1].get("seconds", 0.0) if member.history else 0.0)
-        together = summed.argmax(1) == targets
-        window = run.store.window / run.store.sample_rate
+        probabilities, targets = probabilities[:, self.tested], run.dataset.targets[self.tested]
+        right = probabilities.argmax(2) == targets
+        together = probabilities.mean(0).argmax(1) == targets
+        length = run.store.window / run.store.sample_rate
         return {
             "parameters": costs[0].parameters,
             "nonzero_parameters": max(cost.nonzero_parameters for cost in costs),
-            "macs_per_second": round(costs[0].macs / window),
+            "macs_per_second": round(costs[0].macs / length),
             "seconds": round(float(np.mean(seconds)), 1),
-            "right": right[:, self.tested].sum(0).tolist(),
-            "by_seed": right[:, self.tested].mean(1).tolist(),
-            "ensemble": together[self.tested].astype(int).tolist(),
+            "right": right.sum(0).tolist(),
+            "by_seed": right.mean(1).tolist(),
+            "ensemble": together.astype(int).tolist(),
+            "agreement": member_agreement(probabilities).pairs if n_seeds > 1 else None,
         }
 
     def _widen(self, run: Run) -> None:

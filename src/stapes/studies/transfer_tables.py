@@ -113,7 +113,7 @@ def show_table(shown: Shown, found: Found) -> StudyResult:
     """Single networks and their ensembles."""
     n_seeds = len(shown.bench.seeds)
     header = ("network", "parameters", "single published", "ours", f"ensemble of {shown.members} "
-              "published", f"ours of {n_seeds}", "gain, points")  # fmt: skip
+              "published", f"ours of {n_seeds}", "gain, points", "agreement")  # fmt: skip
     rows, records, statements = [], [], []
     for network, (one,) in found.items():
         published = shown.published.get(network)
@@ -128,6 +128,7 @@ def show_table(shown: Shown, found: Found) -> StudyResult:
                 else f"{published.ensemble:.2f} %",
                 one.ensemble_accuracy.percent() if n_seeds > 1 else "",
                 one.ensemble_gain.points() if n_seeds > 1 else "",
+                "" if one.agreement is None else f"{100 * one.agreement:.1f} %",
             )
         )
         records.append(_record(shown, network, one, None))
@@ -136,6 +137,11 @@ def show_table(shown: Shown, found: Found) -> StudyResult:
                 f"{network.architecture}: the mean of {n_seeds} networks' probabilities against "
                 f"single ones: {one.ensemble_gain.points()} points, {verdict(one.ensemble_gain)}."
             )
+    if n_seeds > 1:
+        statements.append(
+            "Agreement: part of the clips that two networks of different seeds name alike, mean "
+            "over the pairs."
+        )
     return shown.result(header, rows, {0}, records, statements, {})
 
 
@@ -417,6 +423,7 @@ def _record(
         "ensemble": one.ensemble_accuracy.value if several else None,
         "ensemble_low": one.ensemble_accuracy.low if several else None,
         "ensemble_high": one.ensemble_accuracy.high if several else None,
+        "agreement": one.agreement,
         "seconds": one.seconds,
         "clips": len(shown.bench.tested),
         "sources": len(set(shown.bench.groups)),
