@@ -178,7 +178,7 @@ def apply_gains(
     spectrum = torch.stft(x, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
     bins = np.arange(spectrum.shape[1]) * (sample_rate / n_fft)
     frames = np.arange(spectrum.shape[2]) * (hop / sample_rate)
-    rows = _between(torch.from_numpy(np.asarray(gains, dtype=np.float64)), frequencies, bins)
+    rows = _between(torch.tensor(gains, dtype=torch.float64), frequencies, bins)
     places = _between(rows.T, times, frames).T  # (bins, frames)
     sound = torch.istft(spectrum * places, n_fft, hop, window=window, length=x.shape[1])
     result: NDArray[np.float32] = sound.float().numpy()
