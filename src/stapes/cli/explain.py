@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from stapes.cli.explain_networks import AGAINST_HELP, similarity, weight_change
+from stapes.cli.explain_recording import attribution
 from stapes.cli.terminal import Terminal, print_table
 
 __all__ = ["explain"]
@@ -28,6 +29,48 @@ def explain(
             help="How far one unit really looks in frequency and time, before and after damping.",
         ),
     ] = False,
+    integrated_gradients: Annotated[
+        bool,
+        typer.Option(
+            "--integrated-gradients",
+            help="Which places of a recording's spectrogram speak for a label, or against it.",
+        ),
+    ] = False,
+    cam: Annotated[
+        bool,
+        typer.Option(
+            "--grad-cam", help="Where in a feature map a label was found: quicker and coarser."
+        ),
+    ] = False,
+    label: Annotated[
+        str | None, typer.Option(help="To explain [the most probable one of the recording].")
+    ] = None,
+    block: Annotated[
+        str | None,
+        typer.Option(help="Module whose output --grad-cam looks at [the last feature map]."),
+    ] = None,
+    baseline: Annotated[
+        Literal["quiet", "silence", "mean"] | None,
+        typer.Option(
+            help="What stands for nothing: the quietest level of the recording, digital silence, "
+            "or the mean of the training data [quiet]."
+        ),
+    ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all-windows",
+            help="Explain every window of the recording, not the one with most of the label.",
+        ),
+    ] = False,
+    audio: Annotated[
+        Path | None,
+        typer.Option("--audio", help="Write what speaks for the label as a sound: .wav."),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(help="Of what speaks for the label, left in --audio, 0 to 1 [0.5]."),
+    ] = None,
     weights: Annotated[
         bool,
         typer.Option("--weight-change", help="How far training moved the weights of each layer."),
@@ -43,7 +86,10 @@ def explain(
     most: Annotated[
         int | None,
         typer.Option(
-            "--most", help="Use at most this many recordings [64; 400 for --similarity].", min=1
+            "--most",
+            help="Use at most this many recordings "
+            "[64; 400 for --similarity; all those given for --integrated-gradients, --grad-cam].",
+            min=1,
         ),
     ] = None,
     seed: Annotated[
@@ -57,21 +103,38 @@ def explain(
 ) -> None:
     """Show what a model listens to, and what training changed in it.
 
-    stapes explain --receptive-field RUN draws receptive-field.png and prints its numbers.
+    stapes explain --receptive-field RUN draws receptive-field.png and prints its numbers;
+    stapes explain --integrated-gradients RUN dog.wav draws what in dog.wav made the model decide.
     """
     asked = {
         "--receptive-field": receptive_field,
+        "--integrated-gradients": integrated_gradients,
+        "--grad-cam": cam,
         "--weight-change": weights,
         "--similarity": alike,
     }
     what = _one_of(asked)
     _only_for(what, {"--against": against or None}, ("--weight-change", "--similarity"))
+    attributing = ("--integrated-gradients", "--grad-cam")
+    _only_for(what, {"--block": block}, ("--grad-cam",))
+    _only_for(
+        what,
+        {"--label": label, "--baseline": baseline, "--all-windows": every or None,
+         "--audio": audio, "--share": share},
+        attributing,
+    )  # fmt: skip
     on_sound = tuple(name for name in asked if name != "--weight-change")
     _only_for(what, {"RECORDINGS": recordings or None, "--most": most}, on_sound)
     out = out or Path(f"{what.removeprefix('--')}.png")
     failed = 0
     if what == "--receptive-field":
         failed = _receptive_field(model, recordings or [], most or 64, seed, out, format)
+    elif what in attributing:
+        failed = attribution(
+            model, recordings or [], what.removeprefix("--"), label=label, block=block,
+            baseline=baseline, every=every, audio=audio, share=share, most=most, seed=seed, out=out,
+            format=format,
+        )  # fmt: skip
     elif what == "--weight-change":
         weight_change(model, against or [], seed, out, format)
     elif what == "--similarity":
