@@ -18,7 +18,7 @@ from stapes.models.tracing import input_channels, meta_input, run_on_meta
 __all__ = ["BlockPlan", "block_plan", "check_blocks", "modules_behind"]
 
 # Enough for the deepest pooling and the largest kernel of networks on images; nothing is computed.
-_SIZE = (256, 256)
+_SIZE = (224, 352)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def _order_of_use(network: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
     done: list[str] = []
 
     def enter(name: str) -> None:
-        order.setdefault(name, min(len(done), len(names) - 1))
+        order.setdefault(name, min(len(done), max(len(names) - 1, 0)))
 
     def leave(name: str, _output: object) -> None:
         if len(done) < len(names) and name == names[len(done)]:

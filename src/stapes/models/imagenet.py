@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from stapes.errors import ConfigError, UnknownNameError
 from stapes.models.blocks import check_blocks, modules_behind
 from stapes.models.damping import damp, damping_of
+from stapes.models.timm_layers import standardizes_weight
 from stapes.models.torchvision_operators import declare_missing_operators
 from stapes.models.tracing import meta_input, run_on_meta
 
@@ -30,6 +31,10 @@ __all__ = ["ImageNetwork", "image_network", "timm_model_name"]
 # its first 1x1 convolution. timm has only the later form, with the stride in the 3x3 convolution.
 _FIRST_PUBLISHED = "_v1"
 _LARGEST = 1024  # bins or frames; no network needs more
+# Bins and frames that every network takes that is not made for one size: multiples of 32.
+_COMMON_SIZE = (224, 352)
+# Where nothing is near the name that was asked for.
+_USUAL = ("convnext_atto", "densenet201", "inception_v3", "resnet50", "tf_efficientnet_lite0")
 
 
 class ImageNetwork(nn.Module):
@@ -79,10 +84,20 @@ class ImageNetwork(nn.Module):
             # Asked only now: finding the smallest size takes some runs.
             if min(x.shape[2:]) < self.min_input_size:
                 raise ValueError(self._too_small(x)) from error
+            if not self._accepts(*x.shape[2:]):
+                raise ConfigError(
+                    f"{x.shape[2]} frequency bins and {x.shape[3]} frames do not go through "
+                    f"'{self._settings['architecture']}', which halves maps and adds them up "
+                    "again; multiples of 32 do: change features.n_mels, features.hop_length and "
+                    "audio.window_seconds, or choose another network."
+                ) from error
             raise
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, n_classes) of a feature map; or what the last layer reads of it."""
+        """Logits (B, n_classes) of a feature map; or what the last layer reads (B, n_read).
+
+        With as many values as the map has channels, unless the head has a layer in between.
+        """
         if self._layout == "channels last":
             x = x.permute(0, 2, 3, 1)
         elif self._layout == "tokens":
@@ -120,17 +135,17 @@ class ImageNetwork(nn.Module):
     def min_input_size(self) -> int:
         """Fewest frequency bins, and fewest frames, that the network accepts."""
         low, high = 0, 1
-        while not self._accepts(high):
+        while not self._accepts(high, high):
             low, high = high, 2 * high
             if high > _LARGEST:
                 raise ValueError(f"no input up to {_LARGEST} by {_LARGEST} is accepted")
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._accepts(middle) else (middle, high)
+            low, high = (low, middle) if self._accepts(middle, middle) else (middle, high)
         return high
 
-    def _accepts(self, size: int) -> bool:
-        x = meta_input(self, (2, self.in_channels * self.copies, size, size))
+    def _accepts(self, n_bins: int, n_frames: int) -> bool:
+        x = meta_input(self, (2, self.in_channels * self.copies, n_bins, n_frames))
         try:
             run_on_meta(self.body, x)
         except (RuntimeError, ValueError, AssertionError):
@@ -145,11 +160,20 @@ class ImageNetwork(nn.Module):
 
     def _measure(self) -> int:
         """Find the layout of the body's features, and their number."""
-        x = meta_input(self.body, (2, self.in_channels * self.copies, 256, 256))
-        features = run_on_meta(self.body, x, method="forward_features")
+        x = meta_input(self.body, (2, self.in_channels * self.copies, *_COMMON_SIZE))
+        try:
+            features = run_on_meta(self.body, x, method="forward_features")
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise ConfigError(
+                f"it takes images of one size only ({_first_line(error)}); choose a "
+                "convolutional network."
+            ) from None
         wide: int = self.body.num_features  # type: ignore[assignment]
         if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ConfigError("its features are neither a map nor a row of tokens")
+            raise ConfigError(
+                "its features are neither a map nor a row of tokens; choose a convolutional "
+                "network."
+            )
         if features.ndim == 3:
             self._layout = "tokens"
             return int(features.shape[2])
@@ -193,7 +217,8 @@ def image_network(
 
     Raises:
         UnknownNameError: timm has no such network.
-        ConfigError: it cannot be cut off there, or gives no feature map.
+        ConfigError: it cannot be cut off there, gives no feature map, takes one size only, or
+            cannot be damped.
     """
     copies = 3 if copy_mono and in_channels == 1 else 1
     name = timm_model_name(architecture)
@@ -204,10 +229,8 @@ def image_network(
         except (TypeError, AssertionError, RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"model.architecture = '{architecture}': timm cannot build it for spectrograms "
-                f"({error}); choose a convolutional network."
+                f"({_first_line(error)}); choose another network."
             ) from None
-        if name != architecture:
-            _stride_first(body)
         settings = {
             "name": "timm",
             "n_classes": n_classes,
@@ -218,6 +241,10 @@ def image_network(
             "dropout": dropout,
         }
         try:
+            if name != architecture:
+                _stride_first(body)
+            if damping is not None:
+                _refuse_damping(body)
             if blocks is not None:
                 _cut(body, blocks, n_classes, in_channels * copies)
             network = ImageNetwork(body, settings, in_channels=in_channels, copies=copies)
@@ -235,15 +262,20 @@ def timm_model_name(architecture: str) -> str:
     declare_missing_operators()
     import timm
 
+    if "/" in architecture or ":" in architecture:
+        raise ConfigError(
+            f"model.architecture = '{architecture}': give timm's own name, such as "
+            f"'{architecture.rpartition('/')[2]}', without a repository."
+        )
+    later = architecture.removesuffix(_FIRST_PUBLISHED)
+    if later != architecture and timm.is_model(later) and "." not in later:
+        return later
     plain = architecture.partition(".")[0]
-    if plain.endswith(_FIRST_PUBLISHED) and timm.is_model(plain.removesuffix(_FIRST_PUBLISHED)):
-        return plain.removesuffix(_FIRST_PUBLISHED)
-    known = timm.list_models() if not timm.is_model(plain) else []
-    if known:
-        # A thousand names would help nobody.
-        close = difflib.get_close_matches(plain, known, n=5, cutoff=0.5) or known[:5]
-        raise UnknownNameError("timm network", architecture, close)
-    return architecture
+    if timm.is_model(plain):
+        return architecture
+    # A thousand names would help nobody.
+    close = difflib.get_close_matches(plain, timm.list_models(), n=5, cutoff=0.6)
+    raise UnknownNameError("timm network", architecture, close or _USUAL)
 
 
 def _build(name: str, **options: Any) -> nn.Module:
@@ -265,7 +297,7 @@ def _stride_first(body: nn.Module) -> None:
     for number in (2, 3, 4):
         block: Any = getattr(body, f"layer{number}")[0]
         if not hasattr(block, "conv3"):
-            raise ConfigError("only ResNets of bottlenecks have the form as first published")
+            raise ConfigError("only ResNets of bottlenecks have the form as first published.")
         block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 
 
@@ -280,14 +312,29 @@ def _cut(body: nn.Module, blocks: int, n_classes: int, channels: int) -> None:
     for name in modules_behind(body, str(last["module"])):
         parent = body.get_submodule(name.rpartition(".")[0])
         setattr(parent, name.rpartition(".")[2], nn.Identity())
-    x = meta_input(body, (2, channels, 256, 256))
+    x = meta_input(body, (2, channels, *_COMMON_SIZE))
     try:
         features = run_on_meta(body, x, method="forward_features")
         body.num_features = body.head_hidden_size = int(features.shape[1])  # type: ignore[assignment]
         body.reset_classifier(n_classes)  # type: ignore[operator]
         run_on_meta(body, x)
     except (RuntimeError, ValueError, TypeError, AttributeError, AssertionError) as error:
-        raise ConfigError(f"it cannot be cut off after block {blocks} ({error})") from None
+        raise ConfigError(
+            f"it cannot be cut off after block {blocks} ({_first_line(error)}); leave out "
+            "model.blocks, or choose another network."
+        ) from None
+
+
+def _refuse_damping(body: nn.Module) -> None:
+    if any(standardizes_weight(module) for module in body.modules()):
+        raise ConfigError(
+            "it standardises its weights, which undoes model.damping; leave that out, or choose "
+            "another network."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".") or type(error).__name__
 
 
 @contextmanager

@@ -110,6 +110,9 @@ def receptive_field(
     watcher, output = _watch(model, input_size, method)
     found = watcher.found(output)
     if not isinstance(found, ReceptiveField):
+        map_of_wholes = isinstance(found, _Whole) and output.ndim == 4
+        if map_of_wholes and tuple(output.shape[2:]) != (1, 1):
+            raise ValueError("no receptive field: every unit sees the whole input")
         found = watcher.last_map or found
     if isinstance(found, _Unknown):
         raise ValueError(f"no receptive field: {found.reason}")

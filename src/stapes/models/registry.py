@@ -52,7 +52,7 @@ class Network(Protocol):
         """Feature map (B, n_features, F', T') of spectrograms (B, in_channels, F, T)."""
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, n_classes) of a feature map; or the pooled features (B, n_features)."""
+        """Logits (B, n_classes) of a feature map; or what the last layer reads, one row a clip."""
 
     def reset_classifier(self, n_classes: int, *, generator: torch.Generator | None = None) -> None:
         """Replace the head by a freshly drawn one for ``n_classes`` classes."""

@@ -106,9 +106,14 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise ModelFileError(f"{path}: cannot read these weights ({_first_line(error)}).") from None
     except Exception as error:  # pickle's own errors have no common parent
+        # torch names what it refuses to build or call; else the bytes make no sense.
+        if "Unsupported" in str(error):
+            raise ModelFileError(
+                f"{path}: holds more than tensors, which is not read; save its state dict as "
+                ".safetensors."
+            ) from None
         raise ModelFileError(
-            f"{path}: holds more than tensors, which is not read ({type(error).__name__}); save "
-            "its state dict as .safetensors."
+            f"{path}: cannot read these weights (damaged, or another kind of file)."
         ) from None
     for outer in ("state_dict", "model"):  # as training scripts save it
         if isinstance(content, Mapping) and isinstance(content.get(outer), Mapping):
@@ -187,10 +192,15 @@ def load_image_weights(
             if not counter and (plain != name or ".parametrizations." not in name):
                 missing.append(plain)
             continue
-        if plain in first and given.shape != target.shape:
+        colours = given.shape[1:2] == (3,) and given.ndim == target.ndim
+        if plain in first and colours and target.shape[1] != 3:
             given = adapt_input_conv(target.shape[1], given)
         if given.shape != target.shape:
             misfits.append(f"{plain} {tuple(given.shape)} instead of {tuple(target.shape)}")
+        elif not given.isfinite().all():
+            raise ModelFileError(
+                f"{source}: {plain} holds values that are not finite; take a fresh copy."
+            )
         elif blocks is None or plan.block_of[name] < blocks:
             chosen[target] = given
     if missing or misfits:
