@@ -13,17 +13,21 @@ from stapes.augment.spectrogram import (
     shift_frequency,
     stretch_time,
 )
+from stapes.augment.waveform import WaveformChange, change_waveform, draw_waveform_changes
 
 __all__ = [
     "Mixup",
+    "WaveformChange",
     "add_noise_floor",
     "apply_mixup",
+    "change_waveform",
     "draw_equalizers",
     "draw_gains",
     "draw_masks",
     "draw_mixup",
     "draw_shifts",
     "draw_speeds",
+    "draw_waveform_changes",
     "mask_axis",
     "roll_time",
     "shift_frequency",

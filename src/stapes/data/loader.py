@@ -1,13 +1,16 @@
 """From clips to batches of features, through the cache.
 
 Decoding, windowing and the front end run once per recording and setting; training then reads
-half-precision features from memory-mapped files.
+half-precision features from memory-mapped files. Variants of a recording, with other pitch and
+pace, are kept in the same way, so that an epoch costs no audio work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,15 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stapes.audio import cut_recording, in_batches
-from stapes.config import AudioConfig
+from stapes.audio import cut_recording, fit_length, in_batches, iter_windows, stream
+from stapes.augment import WaveformChange, change_waveform, draw_waveform_changes
+from stapes.config import AudioConfig, AugmentConfig
 from stapes.data.manifest import Clip
 from stapes.data.scan import Scan, usable_cores
 from stapes.features import FeatureCache, FrontEnd
 
-__all__ = ["FeatureStore"]
+__all__ = ["FeatureStore", "WithVariants"]
 
 _BATCH = 16  # windows at once
+_BLOCK_SECONDS = 30.0
+# Part of every variant's key: to be counted up when variants are computed in another way.
+_METHOD = 1
+
+Samples = NDArray[np.float32]
 
 
 class FeatureStore:
@@ -63,31 +72,109 @@ class FeatureStore:
         )
         self._cache = FeatureCache(cache, settings)
         self._keys = [scan.digest for scan in scans]
-        self._arrays: dict[int, NDArray[np.float16]] = {}
+        self._arrays: dict[str, NDArray[np.float16]] = {}
+        self._workers: int | None = None
 
     def prepare(
         self,
         indices: Iterable[int],
         *,
+        variants: AugmentConfig | None = None,
         workers: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Compute what the cache lacks, with ``workers`` threads (default: all cores).
+        """Compute what the cache lacks.
 
         Decoding, resampling and torch's kernels release the interpreter, so threads use all cores
         without the seconds that new processes take to start.
+
+        Args:
+            indices: of the clips.
+            variants: none: the clips as they are; else also the variants that it asks for.
+            workers: threads; none: as many as the last time, at first all cores.
+            progress: called with (computed, wanted).
 
         Raises:
             AudioError: a clip could not be read.
             StapesError: the cache's disk is full.
         """
-        wanted = {self._keys[i]: int(i) for i in indices}
-        first = {key: wanted[key] for key in self._cache.missing(list(wanted))}
+        wanted: dict[str, tuple[int, WaveformChange | None]] = {}
+        for i in map(int, indices):
+            wanted[self._keys[i]] = (i, None)
+            if variants is not None:
+                for number in range(1, variants.waveform_variants + 1):
+                    key, change = self._drawn(i, number, variants)
+                    wanted[key] = (i, change)
+        self._workers = workers or self._workers
+        self._fill(wanted, progress)
+
+    def windows(self, index: int) -> NDArray[np.float16]:
+        """All windows of one clip, (W, C, F, T), read-only, memory-mapped."""
+        return self._read(self._keys[index], index, None)
+
+    def variant(self, index: int, number: int, augment: AugmentConfig) -> NDArray[np.float16]:
+        """The windows of one clip at another pitch and pace, (W, C, F, T).
+
+        They are as many as those of :meth:`windows`, and each has its middle at the same moment
+        of the recording. Played faster, a window begins earlier and ends later in the recording,
+        as far as that reaches; what is short then is padded or repeated as in a recording that is
+        too short. Played slower, it loses both ends.
+
+        Args:
+            index: of the clip.
+            number: 1 or more. Its pitch and pace are a function of what the clip holds, of this
+                number and of the two ranges, and of nothing else: all runs share a variant.
+            augment: the ranges.
+        """
+        key, change = self._drawn(index, number, augment)
+        return self._read(key, index, change)
+
+    def n_windows(self, index: int) -> int:
+        """Windows of one clip."""
+        return int(self.windows(index).shape[0])
+
+    def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
+        """One window of each clip as a batch (B, C, F, T), float32."""
+        return _batch(self.windows(int(i))[int(w)] for i, w in zip(indices, windows, strict=True))
+
+    def iterate(self, indices: Iterable[int]) -> Iterator[NDArray[np.float16]]:
+        """Every window of the given clips, (C, F, T) each."""
+        for index in indices:
+            yield from self.windows(int(index))
+
+    def _drawn(self, index: int, number: int, augment: AugmentConfig) -> tuple[str, WaveformChange]:
+        """Where a variant is kept, and what it is."""
+        digest = self._keys[index]
+        ranges = (augment.pitch_semitones, augment.time_stretch)
+        drawn = hashlib.sha256(json.dumps([_METHOD, digest, number, *ranges]).encode())
+        rng = np.random.default_rng(int.from_bytes(drawn.digest(), "little"))
+        (change,) = draw_waveform_changes(1, *ranges, rng)
+        return f"{digest}-{drawn.hexdigest()[:32]}", change
+
+    def _read(self, key: str, index: int, change: WaveformChange | None) -> NDArray[np.float16]:
+        array = self._arrays.get(key)
+        if array is None:
+            try:
+                array = self._cache.get(key)
+            except KeyError:  # someone cleared the cache meanwhile
+                self._fill({key: (index, change)})
+                array = self._cache.get(key)
+            self._arrays[key] = array
+        return array
+
+    def _fill(
+        self,
+        wanted: Mapping[str, tuple[int, WaveformChange | None]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Compute what the cache lacks of some keys."""
+        first = self._cache.missing(list(wanted))
         total, done = len(wanted), len(wanted) - len(first)
         if progress is not None and first:
             progress(done, total)
-        with one_thread_per_operation(), ThreadPoolExecutor(workers or usable_cores()) as pool:
-            jobs = {pool.submit(self._compute, index): key for key, index in first.items()}
+        threads = self._workers or usable_cores()
+        with one_thread_per_operation(), ThreadPoolExecutor(threads) as pool:
+            jobs = {pool.submit(self._compute, *wanted[key]): key for key in first}
             try:
                 for job in as_completed(jobs):
                     self._cache.put(jobs.pop(job), job.result())
@@ -100,45 +187,22 @@ class FeatureStore:
                     job.cancel()
                 self._cache.flush()
 
-    def windows(self, index: int) -> NDArray[np.float16]:
-        """All windows of one clip, (W, C, F, T), read-only, memory-mapped."""
-        array = self._arrays.get(index)
-        if array is None:
-            try:
-                array = self._cache.get(self._keys[index])
-            except KeyError:  # someone cleared the cache meanwhile
-                self.prepare([index])
-                array = self._cache.get(self._keys[index])
-            self._arrays[index] = array
-        return array
-
-    def n_windows(self, index: int) -> int:
-        """Windows of one clip."""
-        return int(self.windows(index).shape[0])
-
-    def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
-        """One window of each clip as a batch (B, C, F, T), float32."""
-        rows = [self.windows(int(i))[int(w)] for i, w in zip(indices, windows, strict=True)]
-        return torch.from_numpy(np.stack(rows).astype(np.float32))
-
-    def iterate(self, indices: Iterable[int]) -> Iterator[NDArray[np.float16]]:
-        """Every window of the given clips, (C, F, T) each."""
-        for index in indices:
-            yield from self.windows(int(index))
-
-    def _compute(self, index: int) -> NDArray[np.float16]:
+    def _compute(self, index: int, change: WaveformChange | None) -> NDArray[np.float16]:
         clip = self.clips[index]
-        windows = cut_recording(
-            clip.path,
-            self.window,
-            self.hop,
-            sample_rate=self.sample_rate,
-            channels=self.audio.channels,
-            start=clip.start or 0.0,
-            end=clip.end,
-            shorter=self.audio.shorter,
-            longer=self.audio.longer,
-        )
+        if change is None:
+            windows = cut_recording(
+                clip.path,
+                self.window,
+                self.hop,
+                sample_rate=self.sample_rate,
+                channels=self.audio.channels,
+                start=clip.start or 0.0,
+                end=clip.end,
+                shorter=self.audio.shorter,
+                longer=self.audio.longer,
+            )
+        else:
+            windows = self._changed_windows(clip, change)
         # Half precision at once, as the cache keeps it: of a day-long recording only this stays.
         # A value too large for it becomes infinite, and the cache refuses that.
         with torch.inference_mode(), np.errstate(over="ignore"):
@@ -147,6 +211,136 @@ class FeatureStore:
                 for _, batch in in_batches(windows, _BATCH)
             ]
         return np.concatenate(parts)
+
+    def _changed_windows(self, clip: Clip, change: WaveformChange) -> Iterator[tuple[int, Samples]]:
+        """The windows of a variant: their numbers, and (C, window)."""
+        needed = math.ceil(self.window * change.speed)  # samples that become one window
+        context = max(0, needed - self.window)
+        for number, (around, start) in enumerate(self._surroundings(clip, context)):
+            length = around.shape[1]
+            taken = min(needed, length)
+            middle = start + min(self.window, length - start) / 2
+            first = min(max(0, round(middle - taken / 2)), length - taken)
+            changed = change_waveform(
+                around[:, first : first + taken],
+                self.sample_rate,
+                semitones=change.semitones,
+                speed=change.speed,
+            )
+            yield number, fit_length(changed, self.window, shorter=self.audio.shorter)
+
+    def _surroundings(self, clip: Clip, context: int) -> Iterator[tuple[Samples, int]]:
+        """Each window of a clip with what is around it, in constant memory.
+
+        Yields:
+            (C, n), the window and up to ``context`` samples before and behind it, fewer where the
+            clip begins or ends; and where in this the window begins. A window is never padded.
+        """
+
+        def blocks() -> Iterator[Samples]:
+            return stream(
+                clip.path,
+                sample_rate=self.sample_rate,
+                channels=self.audio.channels,
+                start=clip.start or 0.0,
+                end=clip.end,
+                block_seconds=_BLOCK_SECONDS,
+            )
+
+        if self.audio.longer == "crop":
+            length = sum(block.shape[1] for block in blocks())  # known at the end only
+            start = max(0, (length - self.window) // 2)
+            first = max(0, start - context)
+            yield _span(blocks(), first, min(length, start + self.window + context)), start - first
+            return
+
+        length = 0  # as far as it was read
+
+        def within_silence() -> Iterator[Samples]:
+            nonlocal length
+            silence = np.zeros((self.audio.channels, context), np.float32)
+            yield silence
+            for block in blocks():
+                length += block.shape[1]
+                yield block
+            yield silence
+
+        # With as much silence at both ends as there is context, the windows of the longer sound
+        # are those of the clip with their context. The silence is cut off again: a window can
+        # reach what was not read yet only by reaching behind the end.
+        wide = self.window + 2 * context
+        for start, window in iter_windows(within_silence(), wide, self.hop):
+            first = max(0, context - start)
+            yield window[:, first : length + context - start], context - first
+
+
+class WithVariants:
+    """A store whose clips come with their variants, as the training loop takes them.
+
+    Drawn one at a time (``augment.variants_per_epoch = "one"``), variants are further windows of
+    their clip: with W windows, number ``v * W + w`` is window w of variant v, and below W are
+    those of the clip itself. A window drawn at random is of the clip or of any variant alike, and
+    the first one, which validation takes, is the clip's.
+
+    All in every epoch (``"all"``), they are further clips: with M clips, number ``v * M + i`` is
+    variant v of clip i.
+
+    Args:
+        store: what holds them.
+        augment: number and ranges of the variants, and how they are taken.
+    """
+
+    def __init__(self, store: FeatureStore, augment: AugmentConfig) -> None:
+        self.store = store
+        self.augment = augment
+        self._all = augment.variants_per_epoch == "all"
+        self._copies = augment.waveform_variants + 1
+
+    def clips(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The clips with the variants of them that are clips of their own."""
+        if not self._all:
+            return indices
+        steps = np.arange(self._copies) * len(self.store.clips)
+        return (steps[:, np.newaxis] + indices).reshape(-1)
+
+    def targets(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(M,) classes of the store's clips to those of all clips here."""
+        return np.tile(targets, self._copies) if self._all else targets
+
+    def n_windows(self, index: int) -> int:
+        """Windows of a clip, or of a variant that is one."""
+        n = self.store.n_windows(index % len(self.store.clips))
+        return n if self._all else n * self._copies
+
+    def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
+        """One window of each clip as a batch (B, C, F, T), float32."""
+        return _batch(self._window(int(i), int(w)) for i, w in zip(indices, windows, strict=True))
+
+    def _window(self, index: int, window: int) -> NDArray[np.float16]:
+        if self._all:
+            variant, clip = divmod(index, len(self.store.clips))
+        else:
+            clip = index
+            variant, window = divmod(window, self.store.n_windows(clip))
+        found = self.store.windows(clip)
+        if variant:
+            found = self.store.variant(clip, variant, self.augment)
+        one: NDArray[np.float16] = found[window]
+        return one
+
+
+def _span(blocks: Iterable[Samples], first: int, stop: int) -> Samples:
+    """(C, stop - first), samples of a streamed waveform."""
+    parts, position = [], 0
+    for block in blocks:
+        parts.append(block[:, max(0, first - position) : max(0, stop - position)].copy())
+        position += block.shape[1]
+    return np.concatenate(parts, axis=1)
+
+
+def _batch(windows: Iterable[NDArray[np.float16]]) -> Tensor:
+    """(C, F, T) each, as (B, C, F, T), float32."""
+    return torch.from_numpy(np.stack(list(windows)).astype(np.float32))
 
 
 @contextlib.contextmanager
