@@ -92,7 +92,7 @@ def test_windows_of_a_variant_are_those_of_the_changed_recording(
     assert change.speed == speed
     whole = read(store.clips[0].path)
     changed = change_waveform(whole, RATE, semitones=change.semitones, speed=speed)
-    starts = [s for s in range(0, max(1, whole.shape[1] - 2 * RATE + 1), store.hop)]
+    starts = list(range(0, max(1, whole.shape[1] - 2 * RATE + 1), store.hop))
     if whole.shape[1] > 2 * RATE and starts[-1] != whole.shape[1] - 2 * RATE:
         starts.append(whole.shape[1] - 2 * RATE)
     assert len(starts) == len(found)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.compression import finish
 from stapes.config import Recipe, to_toml
 from stapes.data import Clip, Dataset, Scan, Split, write_manifest
-from stapes.data.loader import FeatureStore
+from stapes.data.loader import FeatureStore, WithVariants
 from stapes.errors import StapesError
 from stapes.evaluation.evaluate import store_probabilities
 from stapes.evaluation.metrics import score
@@ -246,6 +247,25 @@ class Run:
             discard_reduction(folder)
         self.accelerator.wait_for_everyone()
         return Member(split, seed, folder, bundle, history, probabilities)
+
+    def _with_variants(self, examples: Examples) -> Examples:
+        """The training part with its variants; these are computed where the cache lacks them."""
+        augment = self.recipe.augment
+        if not augment.waveform_variants or self.trained is not None:
+            return examples
+        with self.accelerator.main_process_first():
+            self.store.prepare(
+                examples.train,
+                variants=augment,
+                progress=partial(self.reporter.progress, "Changing pitch and pace"),
+            )
+        source = WithVariants(self.store, augment)
+        return replace(
+            examples,
+            source=source,
+            targets=source.targets(examples.targets),
+            train=source.clips(examples.train),
+        )
 
     def _parameters(self, seed: int) -> int:
         """Of a network before pruning; nobody asks without."""
