@@ -115,3 +115,83 @@ def test_wrong_use_is_a_clear_sentence(model: Path, tmp_path: Path) -> None:
     with pytest.raises(StapesError, match="missing"):
         run("explain", "--receptive-field", tmp_path / "missing.safetensors")
     assert not (tmp_path / "receptive-field.png").exists()
+
+
+def test_what_in_a_recording_decided(model: Path, tmp_path: Path) -> None:
+    hit = sorted((HITS / "audio").rglob("*.ogg"))[0]
+    picture, sound = tmp_path / "deep" / "a.png", tmp_path / "deep" / "a.wav"
+    text, _ = run("explain", "--integrated-gradients", model.parent, hit, "-o", picture,
+                  "--audio", sound)  # fmt: skip
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for word in (str(hit), "probability", "Integrated Gradients", "deletion", "insertion",
+                 "moved elsewhere", str(picture), str(sound)):  # fmt: skip
+        assert word in text, text
+    data, _ = run("explain", "--integrated-gradients", model, hit, "-o", picture,
+                  "--audio", sound, "--share", "1", "--format", "json")  # fmt: skip
+    (tree,) = json.loads(data)["explanations"]
+    prediction = stapes.load(model).classify(hit)
+    assert tree["predicted"] == tree["label"] == prediction.label
+    assert tree["probability"] == pytest.approx(prediction.score, abs=1e-4)
+    assert tree["completeness_error"] < 0.01
+    assert tree["audible"]["share_of_attribution"] == 1
+    for kind in ("deletion", "insertion"):
+        assert set(tree[kind]) == {"area", "moved", "random"}
+    heard, rate = soundfile.read(sound)
+    assert len(heard) == round(0.5 * rate)
+    assert heard.any()
+
+
+def test_grad_cam_of_a_label_at_a_block(model: Path, tmp_path: Path) -> None:
+    hit = sorted((HITS / "audio").rglob("*.ogg"))[0]
+    bundle = stapes.load_bundle(model)
+    data, _ = run("explain", "--grad-cam", model, hit, "--label", bundle.labels[1], "--block",
+                  "stage1.block1", "-o", tmp_path / "a.svg", "--format", "json")  # fmt: skip
+    (tree,) = json.loads(data)["explanations"]
+    assert (tree["label"], tree["block"]) == (bundle.labels[1], "stage1.block1")
+    assert "Grad-CAM at stage1.block1" in (tmp_path / "a.svg").read_text()
+    assert "steps" not in tree
+
+
+def test_several_windows_and_recordings_are_numbered(model: Path, tmp_path: Path) -> None:
+    noise = torch.randn(22050 * 3, generator=torch.Generator().manual_seed(0)) * 0.1
+    soundfile.write(tmp_path / "b.wav", noise[: 22050 * 6 // 5].numpy(), 22050)
+    (tmp_path / "c.wav").write_bytes(b"no sound")
+    shutil.copy(sorted((HITS / "audio").rglob("*.ogg"))[0], tmp_path / "a.ogg")
+    out = tmp_path / "pictures" / "cam.png"
+    data, errors = run("explain", "--grad-cam", model, tmp_path, "--all-windows", "-o", out,
+                       "--format", "json", status=1)  # fmt: skip
+    trees = json.loads(data)["explanations"]
+    at = [(Path(tree["recording"]).name, tree["start"]) for tree in trees]
+    first = at.index(("b.wav", 0.0))
+    assert all(name == "a.ogg" for name, _ in at[:first])
+    hop = stapes.load_bundle(model).recipe.audio.hop_seconds or 0.5
+    assert at[first + 1] == ("b.wav", pytest.approx(hop))
+    assert at[-1] == ("b.wav", pytest.approx(0.7))
+    assert sorted(out.parent.iterdir()) == sorted(
+        out.with_name(f"cam-{i + 1}.png") for i in range(len(trees))
+    )
+    assert [tree["picture"] for tree in trees] == [
+        str(out.with_name(f"cam-{i + 1}.png")) for i in range(len(trees))
+    ]
+    assert "c.wav" in errors
+
+
+def test_wrong_use_of_attributions(model: Path, tmp_path: Path) -> None:
+    hit = sorted((HITS / "audio").rglob("*.ogg"))[0]
+    for options, problem in (
+        (["--integrated-gradients", "--grad-cam"], "one at a time"),
+        (["--integrated-gradients", "--block", "stem"], "--block does not go"),
+        (["--receptive-field", "--label", "snare"], "--label does not go"),
+        (["--grad-cam", "--against", "random"], "--against does not go"),
+        (["--grad-cam", "--share", "0.5"], "--share goes with --audio"),
+        (["--grad-cam", "--audio", "a.wav", "--share", "2"], "--share 2"),
+        (["--grad-cam", "--audio", "a.mp3"], r"a\.mp3"),
+        (["--grad-cam", "-o", "a.jpg"], r"a\.jpg"),
+        (["--grad-cam", "--label", "no such"], "Unknown label 'no such'"),
+        (["--grad-cam", "--block", "stage9"], "Unknown block 'stage9'"),
+    ):
+        with pytest.raises(StapesError, match=problem):
+            run("explain", *options[:1], model, hit, *options[1:])
+    with pytest.raises(StapesError, match="Name the recording"):
+        run("explain", "--grad-cam", model)
+    assert not list(tmp_path.iterdir())

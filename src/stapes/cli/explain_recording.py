@@ -66,7 +66,7 @@ def attribution(
     with Terminal() as terminal:
 
         def progress(done: int, total: int) -> None:
-            terminal.progress("Explaining", done, total)
+            terminal.progress(f"Explaining in {total} steps", done, total)
 
         for clip in clips:
             found = _explanations(

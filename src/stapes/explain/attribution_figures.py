@@ -74,7 +74,8 @@ def draw_attribution(
     below.set_xlabel("seconds in the recording", color=MUTED)
     if mask is not None and mask.any() and not mask.all():
         rows, columns = np.arange(mask.shape[0]), explained.start + explained.times
-        below.contour(columns, rows, mask.astype(float), [0.5], colors=INK, linewidths=0.7)
+        below.contour(columns, rows, mask.astype(float), [0.5], colors=INK, linewidths=0.5)
+        below.set_title("outlined: left in the sound", color=MUTED, fontsize=9, loc="right")
     if faithfulness is not None:
         _curves(figure.add_subplot(grid[0, 1]), faithfulness, "deletion")
         _curves(figure.add_subplot(grid[1, 1]), faithfulness, "insertion")
@@ -138,5 +139,5 @@ def _curves(axes: Axes, found: Faithfulness, kind: str) -> None:
     axes.set_ylabel("probability of the label", color=MUTED)
     verb = "taken away" if kind == "deletion" else "brought in"
     axes.set_xlabel(f"% of the places {verb}", color=MUTED)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
+    axes.legend(framealpha=0.85, edgecolor="none", fontsize=8.5, labelcolor=INK, loc="best")
     plain_axes(axes)
