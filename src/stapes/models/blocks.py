@@ -8,9 +8,13 @@ of ``forward_features`` is the head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from stapes.errors import ConfigError
 from stapes.models.tracing import input_channels, meta_input, run_on_meta
@@ -29,7 +33,9 @@ class BlockPlan:
         names: modules at which the blocks end, K of them.
         block_of: parameter or buffer, by its name in the state dict, to its block, 0 to K - 1; K is
             the head.
-        modules: names of the modules that hold these tensors, by block, the head last.
+        modules: names of the modules that hold these tensors, by block, the head last. A module
+            that has some of its own and others in its submodules may belong to an earlier block
+            than those.
     """
 
     names: tuple[str, ...]
@@ -41,44 +47,82 @@ class BlockPlan:
         """Number of the head: as many blocks as there are."""
         return len(self.names)
 
+    def modules_up_to(self, count: int) -> tuple[str, ...]:
+        """Modules of the first so many blocks, without those that also hold tensors of later ones.
+
+        To these a mode may be given: it reaches their submodules, too.
+        """
+        later = [name for name, block in self.block_of.items() if block >= count]
+        return tuple(
+            name
+            for part in self.modules[:count]
+            for name in part
+            if not any(tensor.startswith(f"{name}." if name else "") for tensor in later)
+        )
+
 
 def block_plan(network: nn.Module) -> BlockPlan:
     """Sort the tensors of a network into its blocks, by running it once without arithmetic."""
     names: tuple[str, ...] = network.blocks()  # type: ignore[operator]
-    order = _order_of_use(network, names)
+    order = _FirstUse(network, names)
     block_of = {}
     members: list[dict[str, None]] = [{} for _ in range(len(names) + 1)]
     for name in network.state_dict():
         # A parametrized weight lies deeper than the module that computes with it.
         inside, parametrized, _ = name.partition(".parametrizations.")
         owner = holder = inside if parametrized else name.rpartition(".")[0]
-        while holder and holder not in order:  # modules that only hold others are never called
+        while holder and holder not in order.of_modules:  # some modules only hold others
             holder = holder.rpartition(".")[0]
-        block = order.get(holder, len(names))
+        # What nothing reads (a counter) goes with its module.
+        block = order.of_tensors.get(name, order.of_modules.get(holder, len(names)))
         block_of[name] = block
         members[block][owner] = None
     return BlockPlan(names, block_of, tuple(tuple(part) for part in members))
 
 
-def _order_of_use(network: nn.Module, names: tuple[str, ...]) -> dict[str, int]:
-    """Block in which each module first runs, of those that make the feature map."""
-    order: dict[str, int] = {}
-    done: list[str] = []
+class _FirstUse(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Block in which each module first runs, and each tensor is first read, on the way to the
+    feature map.
 
-    def enter(name: str) -> None:
-        order.setdefault(name, min(len(done), max(len(names) - 1, 0)))
+    Tensors by themselves, because a module that is not called may have some (the positions of a
+    vision transformer).
+    """
 
-    def leave(name: str, _output: object) -> None:
-        if len(done) < len(names) and name == names[len(done)]:
-            done.append(name)
+    def __init__(self, network: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.of_modules: dict[str, int] = {}
+        self.of_tensors: dict[str, int] = {}
+        self._network = network
+        self._ends = names
+        self._done = 0
+        self._names: dict[int, str] = {}
+        x = meta_input(network, (2, input_channels(network), *_SIZE))
+        run_on_meta(
+            network, x, self, method="forward_features", enter=self._enter, leave=self._leave
+        )
+        self.of_modules.pop("", None)
 
-    with_features = meta_input(network, (2, input_channels(network), *_SIZE))
-    run_on_meta(
-        network, with_features, method="forward_features", enter=enter,
-        leave=leave,
-    )  # fmt: skip
-    order.pop("", None)
-    return order
+    @property
+    def _block(self) -> int:
+        return min(self._done, max(len(self._ends) - 1, 0))
+
+    def _enter(self, name: str) -> None:
+        self.of_modules.setdefault(name, self._block)
+
+    def _leave(self, name: str, _output: object) -> None:
+        if self._done < len(self._ends) and name == self._ends[self._done]:
+            self._done += 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        if not self._names:  # only now the network holds the tensors of this run
+            held = (self._network.named_parameters(), self._network.named_buffers())
+            self._names = {id(tensor): name for some in held for name, tensor in some}
+        for leaf in tree_leaves((args, kwargs)):
+            if id(leaf) in self._names:
+                self.of_tensors.setdefault(self._names[id(leaf)], self._block)
+        return func(*args, **(kwargs or {}))
 
 
 def modules_behind(network: nn.Module, end: str) -> list[str]:

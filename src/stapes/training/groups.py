@@ -28,7 +28,7 @@ def freeze_blocks(network: nn.Module, count: int) -> list[nn.Module]:
         return []
     plan = block_plan(network)
     check_blocks(count, plan.names, "initialization.frozen_blocks")
-    frozen = [network.get_submodule(name) for part in plan.modules[:count] for name in part]
+    frozen = [network.get_submodule(name) for name in plan.modules_up_to(count)]
     for name, parameter in network.named_parameters():
         if plan.block_of[name] < count:
             parameter.requires_grad_(False)
