@@ -213,7 +213,8 @@ class Run:
             decibel=self.frontend.decibel(),
         )
         make = self._train if self.trained is None else self._take
-        network, normalizer, history, origin = make(split, seed, examples, title)
+        varied = self._with_variants(examples)
+        network, normalizer, history, origin = make(split, seed, varied, title)
         network, reduction = reduce_network(
             network,
             normalizer,
