@@ -107,7 +107,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise ModelFileError(f"{path}: cannot read these weights ({_first_line(error)}).") from None
     except Exception as error:  # pickle's own errors have no common parent
         # torch names what it refuses to build or call; else the bytes make no sense.
-        if "Unsupported" in str(error):
+        if any(f"Unsupported {what}" in str(error) for what in ("global", "class")):
             raise ModelFileError(
                 f"{path}: holds more than tensors, which is not read; save its state dict as "
                 ".safetensors."
