@@ -115,7 +115,8 @@ def _blocks_below(axes: Axes, layers: Sequence[LayerChange], names: Sequence[str
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    return [name.removeprefix("body.") for name in names]  # of timm's networks
+    # Of the networks of timm the outer modules, which hold all blocks.
+    return [name.removeprefix("body.").removeprefix("features.") for name in names]
 
 
 def draw_similarity(found: Representations, path: str | Path, *, title: str = "") -> None:

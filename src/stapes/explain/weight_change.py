@@ -110,10 +110,12 @@ def weight_change(before: nn.Module, after: nn.Module) -> WeightChange:
     old, new = _layers(before), _layers(after)
     layers: list[LayerChange] = []
     left_out = {}
+    seen = set()
     for block, names in enumerate(plan.modules):
         for name in names:
-            if name not in new:  # holds nothing that is learned
+            if name not in new or name in seen:  # nothing learned; or in two blocks, at its first
                 continue
+            seen.add(name)
             problem = _mismatch(old.get(name), new[name])
             if problem:
                 left_out[name] = problem
