@@ -66,8 +66,8 @@ def ensemble(models: Sequence[str | Path], *, command: str = "") -> Bundle:
     """
     if len(models) < 2:
         raise StapesError(
-            "An ensemble needs two models or more; to average all models of one run, give its folder "
-            "to 'stapes ensemble' with --members."
+            "An ensemble needs two models or more; to average all models of one run, give its "
+            "folder to 'stapes ensemble' with --members."
         )
     paths = [_model_file(Path(model)) for model in models]
     bundles = [load_bundle(path) for path in paths]

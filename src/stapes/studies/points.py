@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, load_bundle
-from stapes.compression import Pruner
 from stapes.config import Recipe, to_toml
 from stapes.data import Dataset, Split
 from stapes.evaluation.bootstrap import Interval
@@ -31,7 +30,7 @@ from stapes.files import write_text
 from stapes.models import count_complexity
 from stapes.studies.study import Published
 from stapes.training.experiment import open_run
-from stapes.training.initialization import initialize, starting_network
+from stapes.training.initialization import starting_network
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter
 
@@ -173,7 +172,8 @@ class Bench:
         found = [self._stored(point) for point in points]
         missing = [i for i, one in enumerate(found) if one is None]
         for i in missing:
-            self._refuse_impossible(points[i])
+            # Not after an hour of training the others.
+            self.variant(points[i].key, points[i].recipe).refuse_misfit()
         reporter = self.run.reporter
         if len(missing) < len(points):
             reporter.note(f"{len(points) - len(missing)} of {len(points)} points are trained.")
@@ -289,16 +289,6 @@ class Bench:
             if run.accelerator.is_main_process:
                 write_text(plan, json.dumps(new, indent=1))
             run.accelerator.wait_for_everyone()
-
-    def _refuse_impossible(self, point: Point) -> None:
-        """Weights that do not fit, and pruning below what a network needs, are found out here and
-        not after an hour."""
-        run, recipe = self.variant(point.key, point.recipe), point.recipe
-        if recipe.initialization.weights != "random":
-            initialize(run.new_network(seed=0), recipe, run.dataset.labels)
-        if recipe.pruning.method != "none":
-            assert not isinstance(recipe.training.epochs, str)
-            Pruner(run.new_network(seed=0), recipe.pruning, recipe.training.epochs)
 
 
 def open_bench(

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.compression import Pruner
 from stapes.config import Recipe, load_recipe, parse_recipe, resolve
 from stapes.data import (
     Dataset,
@@ -39,7 +38,6 @@ from stapes.evaluation.ensemble import EnsembleScore, ensemble, score_ensemble
 from stapes.evaluation.metrics import Score
 from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
-from stapes.models.blocks import check_blocks
 from stapes.training.devices import make_accelerator
 from stapes.training.initialization import INHERITED, adopt_model, pin_weights, read_parent
 from stapes.training.members import Member, Run
@@ -283,7 +281,7 @@ def open_run(
         parent=parent,
     )
     if trained is None:
-        _refuse_misfit(run)
+        run.refuse_misfit()
     return run, splits, notes
 
 
@@ -479,28 +477,6 @@ def _carry_out(
         _conclude(result, chosen if ensemble else chosen[:1], run.command)
     accelerator.wait_for_everyone()
     return result
-
-
-def _refuse_misfit(run: Run) -> None:
-    """Say before any work is done that windows are too short, or bands too few, for the network,
-    that it has fewer blocks, or that it cannot be pruned as far as asked."""
-    network = run.new_network(seed=0)
-    n_bins, n_frames = run.frontend.n_bins, run.frontend.n_frames(run.store.window)
-    needed = network.min_input_size
-    if min(n_bins, n_frames) < needed:
-        raise ConfigError(
-            f"A window of {run.recipe.audio.window_seconds:g} s gives {n_bins} bands and "
-            f"{n_frames} frames, and the network needs {needed} of each: raise "
-            "audio.window_seconds or features.n_mels, or lower features.hop_length."
-        )
-    initialization = run.recipe.initialization
-    for field in ("blocks", "frozen_blocks"):
-        check_blocks(
-            getattr(initialization, field) or 0, network.blocks(), f"initialization.{field}"
-        )
-    if run.recipe.pruning.method != "none":
-        assert not isinstance(run.recipe.training.epochs, str)
-        Pruner(network, run.recipe.pruning, run.recipe.training.epochs)
 
 
 def _read_recipe(

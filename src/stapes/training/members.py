@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stapes.bundle import Bundle, load_bundle, save_bundle
-from stapes.compression import finish
+from stapes.compression import Pruner, finish
 from stapes.config import Recipe, to_toml
 from stapes.data import Clip, Dataset, Scan, Split, write_manifest
 from stapes.data.loader import FeatureStore, WithVariants
-from stapes.errors import StapesError
+from stapes.errors import ConfigError, StapesError
 from stapes.evaluation.evaluate import store_probabilities
 from stapes.evaluation.metrics import score
 from stapes.features import BandNormalizer, FrontEnd
 from stapes.files import cannot_write, write_text
+from stapes.models.blocks import check_blocks
 from stapes.training.initialization import (
     describe_origin,
     initialize,
@@ -116,6 +117,33 @@ class Run:
             seed=seed,
             parent=self.parent,
         )
+
+    def refuse_misfit(self) -> None:
+        """Find out before any work is done what would stop a training after it.
+
+        Raises:
+            ConfigError: windows too short, or bands too few, for the network; fewer blocks than the
+                recipe says; a network that cannot be pruned as far as asked.
+            ModelFileError: weights to start from that are of another network.
+        """
+        network = self.new_network(seed=0)
+        n_bins, n_frames = self.frontend.n_bins, self.frontend.n_frames(self.store.window)
+        needed = network.min_input_size
+        if min(n_bins, n_frames) < needed:
+            raise ConfigError(
+                f"A window of {self.recipe.audio.window_seconds:g} s gives {n_bins} bands and "
+                f"{n_frames} frames, and the network needs {needed} of each: raise "
+                "audio.window_seconds or features.n_mels, or lower features.hop_length."
+            )
+        initialization = self.recipe.initialization
+        for field in ("blocks", "frozen_blocks"):
+            check_blocks(
+                getattr(initialization, field) or 0, network.blocks(), f"initialization.{field}"
+            )
+        initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
+        if self.recipe.pruning.method != "none":
+            assert not isinstance(self.recipe.training.epochs, str)
+            Pruner(network, self.recipe.pruning, self.recipe.training.epochs)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
