@@ -61,7 +61,7 @@ def test_help_names_every_verb_and_costs_no_torch() -> None:
     assert done.returncode == 0
     for verb in (
         "train", "predict", "evaluate", "inspect", "data", "recipes", "cache", "compare",
-        "quantize", "shrink", "explain", "reproduce",
+        "quantize", "shrink", "explain", "reproduce", "ensemble",
     ):  # fmt: skip
         assert verb in done.stdout
     code = "import sys, stapes.cli.app; assert not {'torch', 'numpy', 'polars'} & set(sys.modules)"

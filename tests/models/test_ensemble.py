@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from stapes.errors import StapesError
+from stapes.explain import effective_receptive_field
 from stapes.features import BandNormalizer
 from stapes.models import create_model, receptive_field
 from stapes.models.blocks import block_plan
@@ -138,3 +140,15 @@ def test_what_does_not_go_together_is_named() -> None:
     int8 = create_model("cp_resnet", n_classes=2, width=2, precision="int8")
     with pytest.raises(ValueError, match="int8 network cannot be a member"):
         EnsembleMember(BandNormalizer(1, BINS), int8)
+
+
+def test_the_receptive_field_of_an_ensemble_is_that_of_its_widest_member() -> None:
+    small: dict[str, Any] = {"name": "cp_resnet", "rho": 0, "width": 4, "blocks": (1, 0, 0)}
+    large = small | {"rho": 7, "blocks": (4, 3, 0)}
+    expected = receptive_field(create_model(**large, n_classes=3))
+    for members in ([small, large], [large, small]):
+        described = [one | {"n_classes": 3, "in_channels": 1} for one in members]
+        network = create_model("ensemble", n_classes=3, members=described, n_bins=64)
+        assert receptive_field(network) == expected
+        with pytest.raises(StapesError, match="give one of its members"):
+            effective_receptive_field(network, torch.randn(1, 1, 64, 70))

@@ -207,7 +207,7 @@ def grad_cam(network: nn.Module, x: Tensor, label: int, block: str | None = None
         given.requires_grad_()
         if block is None:
             features = network.forward_features(given)  # type: ignore[operator]
-            if getattr(network, "_layout", "map") == "tokens":
+            if getattr(network, "layout", "map") == "tokens":
                 raise StapesError(
                     f"{where} is a row of tokens without places in frequency and time: use "
                     "Integrated Gradients."

@@ -41,6 +41,7 @@ from stapes.errors import AudioError, DataError, StapesError
 from stapes.explain.recordings import spectrograms
 from stapes.features.axis import bin_edges
 from stapes.models import AxisField, FrequencyDamping, ReceptiveField, damping_of, receptive_field
+from stapes.models.ensemble import Ensemble
 from stapes.models.tracing import evaluating
 
 __all__ = [
@@ -150,12 +151,17 @@ def effective_receptive_field(
         seed: of these signs.
 
     Raises:
-        StapesError: no gradient reaches the input.
+        StapesError: an ensemble, or no gradient reaches the input.
         ValueError: no spectrograms, or of several sizes, ``probes`` below 1, or a network without
             receptive field.
     """
     if probes < 1:
         raise ValueError(f"probes = {probes!r}: must be 1 or more")
+    if isinstance(network, Ensemble):
+        raise StapesError(
+            "An ensemble has no feature map of its own, so no receptive field to measure; give one "
+            "of its members."
+        )
     generator = torch.Generator().manual_seed(seed)
     theoretical = receptive_field(network)
     weights = next(network.parameters(), torch.zeros(()))

@@ -46,6 +46,9 @@ class ImageNetwork(nn.Module):
         in_channels: spectrograms that go in.
         copies: of a single spectrogram, for the colours of the body.
 
+    Attributes:
+        layout: of the body's features: ``"map"``, ``"channels last"`` or ``"tokens"``.
+
     Shape:
         (B, in_channels, F, T) -> (B, n_classes). The feature map of a network without one (a
         vision transformer) is its row of tokens, (B, n_features, 1, tokens).
@@ -60,7 +63,7 @@ class ImageNetwork(nn.Module):
         self.n_classes: int = settings["n_classes"]
         self.copies = copies
         self._settings = settings
-        self._layout = "map"
+        self.layout = "map"
         self.n_features = self._measure()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,9 +101,9 @@ class ImageNetwork(nn.Module):
 
         With as many values as the map has channels, unless the head has a layer in between.
         """
-        if self._layout == "channels last":
+        if self.layout == "channels last":
             x = x.permute(0, 2, 3, 1)
-        elif self._layout == "tokens":
+        elif self.layout == "tokens":
             x = x.squeeze(2).transpose(1, 2)
         result: Tensor = self.body.forward_head(x, pre_logits=pre_logits)  # type: ignore[operator]
         return result.flatten(1)
@@ -175,17 +178,17 @@ class ImageNetwork(nn.Module):
                 "network."
             )
         if features.ndim == 3:
-            self._layout = "tokens"
+            self.layout = "tokens"
             return int(features.shape[2])
         if features.shape[1] != wide and features.shape[3] == wide:
-            self._layout = "channels last"
+            self.layout = "channels last"
             return wide
         return int(features.shape[1])
 
     def _as_map(self, features: Tensor) -> Tensor:
-        if self._layout == "channels last":
+        if self.layout == "channels last":
             return features.permute(0, 3, 1, 2)
-        if self._layout == "tokens":
+        if self.layout == "tokens":
             return features.transpose(1, 2).unsqueeze(2)
         return features
 

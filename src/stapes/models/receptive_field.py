@@ -113,7 +113,10 @@ def receptive_field(
         map_of_wholes = isinstance(found, _Whole) and output.ndim == 4
         if map_of_wholes and tuple(output.shape[2:]) != (1, 1):
             raise ValueError("no receptive field: every unit sees the whole input")
-        found = watcher.last_map or found
+        # Branches (the members of an ensemble) pool maps of their own: the largest, of equal ones
+        # the last.
+        largest = max(reversed(watcher.pooled), key=lambda one: one.time.size, default=None)
+        found = largest or watcher.last_map or found
     if isinstance(found, _Unknown):
         raise ValueError(f"no receptive field: {found.reason}")
     if not isinstance(found, ReceptiveField):
@@ -212,6 +215,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._found: dict[int, tuple[Tensor, _Found]] = {}
         self._keep(x, ReceptiveField(AxisField(1, 1, 0), AxisField(1, 1, 0)))
         self.last_map: ReceptiveField | _Unknown | None = None
+        self.pooled: list[ReceptiveField] = []
 
     def found(self, value: Any) -> _Found | None:
         """What a tensor carries, or the last tensor of a sequence."""
@@ -239,6 +243,8 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._keep(tensor, found)
             if not isinstance(found, _Whole):
                 self.last_map = found
+            else:
+                self.pooled += [field for _, field in inputs if isinstance(field, ReceptiveField)]
         return output
 
 
