@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import features, reduction, start, timeline_memory, training
+from benchmarks import features, reduction, start, timeline_memory, training, waveform
 
 
 def main() -> None:
@@ -15,6 +15,7 @@ def main() -> None:
         training.main,
         reduction.main,
         features.main,
+        waveform.main,
         start.main,
         timeline_memory.main,
     ):

@@ -204,7 +204,7 @@ class InitializationConfig(_Strict):
     blocks: Annotated[int, Field(ge=0, le=64)] | None = Field(
         None,
         description="blocks from the input on that take the weights, the others are drawn; none: "
-        "all but the head",
+        "all but the classes that are new",
     )
     frozen_blocks: Annotated[int, Field(ge=0, le=64)] = Field(
         0, description="blocks from the input on that do not learn"
@@ -292,6 +292,9 @@ class TrainingConfig(_Strict):
     optimizer: Literal["adam", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    decayed: Literal["kernels", "all"] = Field(
+        "kernels", description="what decays; all: norms and biases, too"
+    )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="rate of a block, as a part of the rate of the block behind it"
     )

@@ -71,6 +71,13 @@ def test_without_a_decay_by_block_all_learn_at_one_rate() -> None:
     assert parameters == set(network.parameters())
 
 
+def test_norms_and_biases_decay_where_a_recipe_says_so() -> None:
+    recipe = load_recipe("palanisamy2020-esc50")
+    assert recipe.training.decayed == "all"
+    groups = parameter_groups(_network("cp_resnet"), 0.3, decay_all=True)
+    assert {g["weight_decay"] for g in groups} == {0.3}
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_step_is_as_long_as_the_rate_of_its_block(name: str, tmp_path: Path) -> None:
     network = _network(name)

@@ -140,25 +140,30 @@ def _stretch(waveform: Samples, n_samples: int, speed: float, sample_rate: int) 
     # its centre at the first sample, and a hop, for what the input has before that.
     starts = np.rint(np.arange(n_frames) * (hop * speed)).astype(np.int64)
     behind = max(0, int(starts[-1]) + half - length)
-    padded = np.pad(waveform, ((0, 0), (half + hop, behind)))
+    padded = np.zeros((channels, half + hop + length + behind), np.float32)
+    padded[:, half + hop : half + hop + length] = waveform
     frames = np.lib.stride_tricks.sliding_window_view(padded, size, axis=1)  # (C, ., size)
 
     result = np.zeros((channels, n_frames + _OVERLAP - 1, hop), np.float32)
-    before = np.zeros((1, channels, half + 1), np.complex64)
+    before = np.zeros((channels, half + 1), np.complex64)
     turn = np.ones(half + 1, np.complex64)
     for first in range(0, n_frames, _BLOCK):
         part = starts[first : first + _BLOCK]
         cut = frames[:, np.concatenate([part, part + hop])].swapaxes(0, 1)  # (2 J, C, size)
         spectra = torch.fft.rfft(torch.from_numpy(np.multiply(cut, window, order="C"))).numpy()
         past, x = spectra[: len(part)], spectra[len(part) :]  # (J, C, bins)
-        turns = _turns(np.concatenate([before, x[:-1]]), past, x, turn)
-        before, turn = x[-1:].copy(), turns[-1]
+        np.conj(past, out=past)
+        past[0] *= before
+        past[1:] *= x[:-1]  # Y * conj(P), but for the rotation that Y got
+        turns = _turns(_over_channels(past), _over_channels(np.square(np.abs(x))), turn)
+        before, turn = x[-1].copy(), turns[-1]
         x *= turns[:, np.newaxis]
         y = torch.fft.irfft(torch.from_numpy(x), n=size).numpy()  # (J, C, size)
         y *= window
         for k in range(_OVERLAP):
             piece = y[:, :, k * hop : (k + 1) * hop].swapaxes(0, 1)  # (C, J, hop)
-            result[:, first + k : first + k + len(part)] += piece
+            place = result[:, first + k : first + k + len(part)]
+            np.add(place, piece, out=place)  # += would copy it once more
 
     # The window was applied twice. At the start, frames that would come before are missing.
     squares = np.square(window).reshape(_OVERLAP, hop)
@@ -166,31 +171,28 @@ def _stretch(waveform: Samples, n_samples: int, speed: float, sample_rate: int) 
     for k in range(_OVERLAP):
         weights[k : k + n_frames] += squares[k]
     inside = slice(half, half + n_samples)
-    joined: Samples = result.reshape(channels, -1)[:, inside].copy()
-    joined /= weights.reshape(-1)[inside]
+    joined: Samples = np.divide(
+        result.reshape(channels, -1)[:, inside],
+        weights.reshape(-1)[inside],
+        out=np.empty((channels, n_samples), np.float32),
+    )
     return joined
 
 
-def _turns(before: Spectra, past: Spectra, frames: Spectra, turn: Spectra) -> Spectra:
+def _turns(steps: Spectra, energy: npt.NDArray[np.float32], turn: Spectra) -> Spectra:
     """The rotations R of successive frames.
 
     Args:
-        before: (J, C, bins), for each frame the one that comes before it in the output, as it is
-            in the input.
-        past: (J, C, bins), what the input has one hop before each frame; used up.
-        frames: (J, C, bins), those to rotate.
-        turn: (bins,), the rotation that ``before[0]`` got.
+        steps: (J, bins), Y * conj(P) of each as if Y were not rotated.
+        energy: (J, bins) of the frames to rotate.
+        turn: (bins,), the rotation of the frame before the first.
 
     Returns:
         (J, bins), of size 1.
     """
-    steps = np.conj(past, out=past)
-    steps *= before  # Y * conj(P), but for the rotation that Y got
-    steps = _over_channels(steps)
-    onsets = _over_channels(frames.real**2 + frames.imag**2)
-    beside = onsets.copy()
-    onsets[:, 1:] += beside[:, :-1]
-    onsets[:, :-1] += beside[:, 1:]
+    onsets = energy.copy()
+    np.add(onsets[:, 1:], energy[:, :-1], out=onsets[:, 1:])
+    np.add(onsets[:, :-1], energy[:, 1:], out=onsets[:, :-1])
     onsets *= np.float32(1 / _ONSET)
     onsets += _TINY
     turns = np.empty_like(steps)

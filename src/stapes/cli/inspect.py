@@ -114,6 +114,16 @@ def _origin(facts: dict[str, Any]) -> list[str]:
     for key in ("licence", "citation"):
         if data.get(key):
             lines.append(f"{key:<16} {data[key]}")
+    for member in facts.get("members", []):
+        words = [member["network"], *(f"{k} {member[k]}" for k in ("split", "seed") if k in member)]
+        lines.append(f"member           {', '.join(words)}")
+    origin = facts.get("origin", {})
+    if origin:
+        source = origin.get("data", {}).get("name") or origin.get("architecture", "")
+        lines.append(f"started from     {source} ({origin['weights']}, {origin['sha256'][:12]})")
+        for key in ("licence", "citation"):
+            if origin.get("data", {}).get(key):
+                lines.append(f"  {key:<14} {origin['data'][key]}")
     if facts.get("command"):
         lines.append(f"command          {facts['command']}")
     return lines

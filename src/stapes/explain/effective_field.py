@@ -151,9 +151,9 @@ def effective_receptive_field(
         seed: of these signs.
 
     Raises:
-        StapesError: an ensemble, or no gradient reaches the input.
-        ValueError: no spectrograms, or of several sizes, ``probes`` below 1, or a network without
-            receptive field.
+        StapesError: an ensemble, a network without receptive field, or no gradient reaches the
+            input.
+        ValueError: no spectrograms, or of several sizes, or ``probes`` below 1.
     """
     if probes < 1:
         raise ValueError(f"probes = {probes!r}: must be 1 or more")
@@ -163,7 +163,13 @@ def effective_receptive_field(
             "of its members."
         )
     generator = torch.Generator().manual_seed(seed)
-    theoretical = receptive_field(network)
+    try:
+        theoretical = receptive_field(network)
+    except ValueError as error:
+        raise StapesError(
+            f"This network has no receptive field to measure ({error}); see what decides with "
+            "--integrated-gradients."
+        ) from None
     weights = next(network.parameters(), torch.zeros(()))
     total: Tensor | None = None
     unit, n_clips = (0, 0), 0

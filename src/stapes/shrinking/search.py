@@ -126,6 +126,12 @@ def shrink(
     reporter = reporter or Silent()
     folder = Path(out) if out is not None else _default_folder(Path(run), limits)
     dataset, recipe = read_run(run)
+    if recipe.initialization.weights != "random":
+        raise StapesError(
+            f"{run}: started from trained weights, and a search changes the network that they fit; "
+            "shrink a run that started from random weights, or train with --init and pruning or "
+            "quantization."
+        )
     opened, splits, notes = open_run(
         dataset,
         recipe,

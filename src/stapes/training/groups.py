@@ -36,11 +36,15 @@ def freeze_blocks(network: nn.Module, count: int) -> list[nn.Module]:
 
 
 def parameter_groups(
-    network: nn.Module, weight_decay: float, layer_decay: float = 1.0
+    network: nn.Module,
+    weight_decay: float,
+    layer_decay: float = 1.0,
+    *,
+    decay_all: bool = False,
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser, with the part of the rate that each gets under ``"rate_scale"``.
 
-    Weight decay is for kernels and matrices only: a decayed batch-norm scale or bias regularises
+    Weight decay is for kernels and matrices only, unless a paper has it otherwise: a decayed batch-norm scale or bias regularises
     nothing (He et al. 2019, *Bag of Tricks*, section 3.1). With ``layer_decay`` d the head learns
     at the full rate, the last of K blocks at d times it, the first at d to the power of K (Howard
     and Ruder 2018, section 3.1): what lies near the input is the most general.
@@ -49,6 +53,7 @@ def parameter_groups(
         network: frozen parameters are left out.
         weight_decay: 0 or more.
         layer_decay: d, in (0, 1].
+        decay_all: norms and biases decay like the rest.
     """
     if layer_decay == 1.0:
         parts = [(1.0, [p for p in network.parameters() if p.requires_grad])]
@@ -63,7 +68,7 @@ def parameter_groups(
     for scale, part in parts:
         for decay, chosen in (
             (weight_decay, [p for p in part if p.ndim > 1]),
-            (0.0, [p for p in part if p.ndim <= 1]),
+            (weight_decay if decay_all else 0.0, [p for p in part if p.ndim <= 1]),
         ):
             groups.append({"params": chosen, "weight_decay": decay, "rate_scale": scale})
     return [group for group in groups if group["params"]]

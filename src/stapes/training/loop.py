@@ -146,7 +146,9 @@ def fit(
         pruner = Pruner(network, recipe.pruning, epochs)
     make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     frozen = freeze_blocks(network, recipe.initialization.frozen_blocks)
-    groups = parameter_groups(network, config.weight_decay, config.layer_decay)
+    groups = parameter_groups(
+        network, config.weight_decay, config.layer_decay, decay_all=config.decayed == "all"
+    )
     optimizer: Any = make(groups, lr=config.learning_rate, fused=True)
     wrapped, optimizer = accelerator.prepare(network, optimizer)
     # That gave the network a forward of low precision for good, and what is trained in it would be

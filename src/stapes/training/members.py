@@ -31,7 +31,9 @@ from stapes.evaluation.evaluate import store_probabilities
 from stapes.evaluation.metrics import score
 from stapes.features import BandNormalizer, FrontEnd
 from stapes.files import cannot_write, write_text
+from stapes.models import int8_structure
 from stapes.models.blocks import check_blocks
+from stapes.models.tracing import meta_input, run_on_meta
 from stapes.training.initialization import (
     describe_origin,
     initialize,
@@ -122,8 +124,9 @@ class Run:
         """Find out before any work is done what would stop a training after it.
 
         Raises:
-            ConfigError: windows too short, or bands too few, for the network; fewer blocks than the
-                recipe says; a network that cannot be pruned as far as asked.
+            ConfigError: windows too short, bands too few, or a size that the network does not take;
+                fewer blocks than the recipe says; a network that cannot be quantised, or pruned as
+                far as asked.
             ModelFileError: weights to start from that are of another network.
         """
         network = self.new_network(seed=0)
@@ -141,6 +144,13 @@ class Run:
                 getattr(initialization, field) or 0, network.blocks(), f"initialization.{field}"
             )
         initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
+        try:
+            spectrogram = meta_input(network, (1, network.in_channels, n_bins, n_frames))
+            run_on_meta(network, spectrogram)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if self.recipe.quantization.precision == "int8":
+            int8_structure(network)  # not every network has one
         if self.recipe.pruning.method != "none":
             assert not isinstance(self.recipe.training.epochs, str)
             Pruner(network, self.recipe.pruning, self.recipe.training.epochs)
