@@ -7,7 +7,9 @@ import pytest
 
 from stapes.config import (
     LogMelConfig,
+    PerceptualMelConfig,
     Recipe,
+    TimmConfig,
     load_recipe,
     parse_recipe,
     recipe_names,
@@ -141,3 +143,12 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text("\ufeff[training]\nepochs = 2\n", encoding="utf-8")
     assert load_recipe(path).training.epochs == 2
+
+
+def test_another_kind_of_section_keeps_what_both_kinds_have() -> None:
+    recipe = load_recipe("transfer", ["features.name=perceptual_mel"])
+    assert recipe.features == PerceptualMelConfig(n_mels=128)  # and not the "auto" of a log-mel
+    recipe = load_recipe("quick", ["model.name=timm", "model.architecture=resnet50"])
+    assert recipe.model == TimmConfig(architecture="resnet50", damping=0.1)
+    with pytest.raises(ConfigError, match=r"model\.rho"):
+        load_recipe("quick", ["model.name=timm", "model.rho=3"])

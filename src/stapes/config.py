@@ -573,10 +573,13 @@ def _override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise ConfigError(f"--set {override}: '{key}' is a value, not a section.")
     if keys[:-1] and keys[0] in _KINDS and keys[-1] == "name" and node.get("name") != value:
-        # What only the other kind has goes.
-        known = _KINDS[keys[0]].get(str(value), _Strict).model_fields
-        for field in [field for field in node if field not in known]:
-            del node[field]
+        # What both kinds have stays, as far as the new one can take it.
+        kind = _KINDS[keys[0]].get(str(value), _Strict)
+        for field in list(node):
+            try:
+                kind.model_validate(_none_words_to_none({field: node[field]}))
+            except ValidationError:
+                del node[field]
     node[keys[-1]] = value
 
 
