@@ -44,10 +44,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimiser, with the part of the rate that each gets under ``"rate_scale"``.
 
-    Weight decay is for kernels and matrices only, unless a paper has it otherwise: a decayed batch-norm scale or bias regularises
-    nothing (He et al. 2019, *Bag of Tricks*, section 3.1). With ``layer_decay`` d the head learns
-    at the full rate, the last of K blocks at d times it, the first at d to the power of K (Howard
-    and Ruder 2018, section 3.1): what lies near the input is the most general.
+    Weight decay is for kernels and matrices only, unless a paper has it otherwise: a decayed
+    batch-norm scale or bias regularises nothing (He et al. 2019, *Bag of Tricks*, section 3.1).
+    With ``layer_decay`` d the head learns at the full rate, the last of K blocks at d times it, the
+    first at d to the power of K (Howard and Ruder 2018, section 3.1): what lies near the input is
+    the most general.
 
     Args:
         network: frozen parameters are left out.
