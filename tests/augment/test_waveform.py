@@ -127,6 +127,10 @@ def test_channels_keep_what_is_between_them(semitones: float) -> None:
     pan = np.concatenate([one, -0.3 * one])
     changed = change_waveform(pan, RATE, semitones=semitones, speed=1.15)
     np.testing.assert_allclose(changed[1], -0.3 * changed[0], atol=1e-6)
+    # What one channel holds is followed there, also where another is silent.
+    alone = change_waveform(np.concatenate([np.zeros_like(one), one]), RATE, speed=1.15)
+    assert not alone[0].any()
+    np.testing.assert_allclose(alone[1], change_waveform(one, RATE, speed=1.15)[0], atol=1e-5)
     # One after the other they would each find phases of their own.
     wide = _noise(2)
     wide[1] = 0.5 * wide[0] + 0.5 * wide[1]
