@@ -142,3 +142,27 @@ def test_a_stopped_run_ends_with_the_same_weights_to_the_bit(
         with pytest.raises(KeyboardInterrupt):
             train("stopped")
     assert _same(train("stopped"), whole)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_batch_norm_is_estimated_from_originals(
+    mode: str, hits: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stapes.training import loop
+
+    estimated: list[Tensor] = []
+
+    def watched(network: Any, batches: Any) -> None:
+        estimated.extend(batches)
+
+    monkeypatch.setattr(loop, "estimate_batch_norm", watched)
+    equal = ("training.averaging=equal", "training.averaging_start_epoch=1")
+    found = stapes.train(
+        hits, overrides=[*TINY, *MODES[mode], *equal], out=tmp_path / "run", cache=cache
+    )
+    bundle, train = found.members[0].bundle, found.members[0].split.train
+    store = FeatureStore(
+        found.dataset.clips, found.scans, bundle.frontend, found.recipe.audio, cache
+    )
+    expected = bundle.normalizer(store.take(train, np.zeros(len(train), np.int64)))
+    assert torch.equal(torch.cat(estimated), expected)

@@ -74,6 +74,8 @@ class Examples:
         n_classes: K.
         frame_rate: spectrogram frames per second.
         decibel: (F,) what a band changes by when the sound gets one decibel louder.
+        originals: clips of the source from this number on are variants of those before; none:
+            there are none.
     """
 
     source: ExampleSource
@@ -83,6 +85,7 @@ class Examples:
     n_classes: int
     frame_rate: float
     decibel: Tensor
+    originals: int | None = None
 
 
 def fit(
@@ -355,11 +358,14 @@ def _batches(
 def _plain_batches(
     examples: Examples, normalizer: BandNormalizer, batch_size: int
 ) -> Iterator[Tensor]:
-    """The training clips without augmentation, first windows."""
-    first = np.zeros(len(examples.train), dtype=np.int64)
+    """The training clips without augmentation and variants, first windows."""
+    clips = examples.train
+    if examples.originals is not None:
+        clips = clips[clips < examples.originals]
+    first = np.zeros(len(clips), dtype=np.int64)
     for start in range(0, len(first), batch_size):
         part = slice(start, start + batch_size)
-        x = examples.source.take(examples.train[part], first[part])
+        x = examples.source.take(clips[part], first[part])
         yield normalizer(x.to(normalizer.mean.device))
 
 

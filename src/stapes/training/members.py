@@ -304,6 +304,7 @@ class Run:
             source=source,
             targets=source.targets(examples.targets),
             train=source.clips(examples.train),
+            originals=len(examples.targets),
         )
 
     def _parameters(self, seed: int) -> int:
