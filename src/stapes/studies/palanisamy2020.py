@@ -114,9 +114,16 @@ _PAPERS = MappingProxyType(
 )
 _STAND_INS = MappingProxyType({"densenet121": _DENSENET, "resnet50_v1": _RESNET})
 _QUICK_NETWORK = "tf_efficientnet_lite0"
-# The recipe that is best today, shorter. Layers learn at one rate: a smaller one near the input
-# would hold back weights that are random there.
-_QUICK = ("training.epochs=15", "training.layer_decay=1")
+# The recipe that is best today, shorter, and on the recordings as they are. Layers learn at one rate:
+# a smaller one near the input would hold back weights that are random there.
+_QUICK = (
+    "training.epochs=15",
+    "training.batch_size=32",
+    "training.layer_decay=1",
+    "augment.pitch_semitones=0",
+    "augment.time_stretch=[1.0, 1.0]",
+    "augment.waveform_variants=0",
+)
 
 
 def reproduce(
