@@ -114,8 +114,8 @@ _PAPERS = MappingProxyType(
 )
 _STAND_INS = MappingProxyType({"densenet121": _DENSENET, "resnet50_v1": _RESNET})
 _QUICK_NETWORK = "tf_efficientnet_lite0"
-# The recipe that is best today, shorter, and on the recordings as they are. Layers learn at one rate:
-# a smaller one near the input would hold back weights that are random there.
+# The recipe that is best today, shorter, and on the recordings as they are. Layers learn at one
+# rate: a smaller one near the input would hold back weights that are random there.
 _QUICK = (
     "training.epochs=15",
     "training.batch_size=32",
