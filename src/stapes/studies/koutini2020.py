@@ -21,8 +21,8 @@ from types import MappingProxyType
 from typing import Any
 
 from stapes.config import Recipe, load_recipe, parse_recipe
-from stapes.data import Dataset, fold_names, load_dataset
-from stapes.errors import ConfigError, StapesError, UnknownNameError
+from stapes.data import Dataset, load_dataset
+from stapes.errors import ConfigError
 from stapes.models import create_model, published_receptive_field, receptive_field
 from stapes.studies.figures import Series, draw_series, save_figure
 from stapes.studies.points import Bench, Measured, Point, differences, open_bench
@@ -30,7 +30,11 @@ from stapes.studies.study import (
     Published,
     Study,
     StudyResult,
-    changes,
+    change_notes,
+    check_request,
+    default_folder,
+    seed_notes,
+    tested_fold,
     thousands,
     verdict,
     write_tables,
@@ -208,27 +212,18 @@ def reproduce(
         DataError: the data cannot be used.
         StapesError: ``out`` holds a study with other settings, or cannot be written.
     """
-    if item not in _ITEMS:
-        raise UnknownNameError(f"item of {_NAME}", item, _ITEMS)
-    if seeds < 1:
-        raise StapesError(f"--seeds {seeds}: must be at least 1.")
-    if epochs is not None and epochs < 1:
-        raise StapesError(f"--epochs {epochs}: must be at least 1.")
-    if isinstance(data, Dataset) and corpus is not None:
-        raise ValueError("corpus goes with a folder or manifest, not with a Dataset")
+    check_request(_NAME, _ITEMS, item, data=data, corpus=corpus, seeds=seeds, epochs=epochs)
     _refuse_decided(overrides)
     places = _places(item, rhos, quick, overrides)
     dataset = data if isinstance(data, Dataset) else load_dataset(data, corpus=corpus)
     column = _DCASE2020 if dataset.name in _DCASE2020.corpora else _DCASE2018
     theirs = dataset.name in column.corpora
     recipe = _recipe(column, theirs, quick, epochs, overrides)
-    if quick and fold is None and dataset.has_folds and not dataset.has_splits:
-        fold = fold_names(dataset)[0]
-    folder = Path(out) if out is not None else _default_folder(dataset, quick)
+    fold = tested_fold(dataset, fold, quick)
     bench = open_bench(
         dataset,
         recipe,
-        out=folder,
+        out=Path(out) if out is not None else default_folder(_NAME, dataset, quick),
         fold=fold,
         seeds=seeds,
         cache=cache,
@@ -297,10 +292,6 @@ def _places(
             f"--rho {','.join(map(str, rhos))}: give whole numbers from 0 to 21, such as 3,7,12."
         )
     return tuple(sorted(set(rhos)))
-
-
-def _default_folder(dataset: Dataset, quick: bool) -> Path:
-    return Path("runs") / f"{_NAME}-{dataset.name}{'-quick' if quick else ''}"
 
 
 def _recipe(
@@ -447,13 +438,7 @@ class _Plan:
                 f"recordings, {recipe.audio.window_seconds:g} s."
             )
         paper = load_recipe(_NAME, _settings(self.column, self.theirs))
-        changed = changes(paper, recipe)
-        if quick:
-            changed = ["a small version (--quick)", *changed]
-        elif epochs is not None:
-            changed = [f"the schedule shrunk to {epochs} of {_EPOCHS} epochs", *changed]
-        if changed:
-            notes.append(f"Changed in the paper's recipe: {'; '.join(changed)}.")
+        notes += change_notes(paper, recipe, quick=quick, epochs=epochs, of_epochs=_EPOCHS)
         if self.width != _WIDTH:
             widths = ", ".join(f"{self.width // n} for {_WIDTH // n}" for n in (1, 2, 4))
             notes.append(
@@ -466,12 +451,7 @@ class _Plan:
             "The paper gives the mean accuracy of its last ten epochs; here the averaged weights "
             "are scored once, after the last epoch."
         )
-        if len(bench.seeds) == 1:
-            notes.append(
-                "One seed: the intervals do not hold what another seed would change; --seeds 3 "
-                "shows it."
-            )
-        return notes
+        return notes + seed_notes(bench.seeds)
 
 
 @cache

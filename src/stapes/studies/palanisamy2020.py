@@ -17,11 +17,19 @@ from pathlib import Path
 from types import MappingProxyType
 
 from stapes.config import Recipe, TimmConfig, load_recipe
-from stapes.data import Dataset, fold_names, load_dataset
-from stapes.errors import ConfigError, StapesError, UnknownNameError
+from stapes.data import Dataset, load_dataset
+from stapes.errors import ConfigError
 from stapes.models.weights import file_sha256
 from stapes.studies.points import Bench, open_bench
-from stapes.studies.study import Study, StudyResult, changes
+from stapes.studies.study import (
+    Study,
+    StudyResult,
+    change_notes,
+    check_request,
+    default_folder,
+    seed_notes,
+    tested_fold,
+)
 from stapes.studies.transfer_points import ChosenNetwork, Way, block_names, transfer_point
 from stapes.studies.transfer_tables import (
     PublishedNetwork,
@@ -181,16 +189,9 @@ def reproduce(
         StapesError: ``out`` holds a study with other settings, or cannot be written; weights that
             are not on this machine and cannot be fetched.
     """
-    if item not in _ITEMS:
-        raise UnknownNameError(f"item of {_NAME}", item, _ITEMS)
     if seeds is None:
         seeds = (_QUICK_MEMBERS if quick else _MEMBERS) if item == "table1" else 1
-    if seeds < 1:
-        raise StapesError(f"--seeds {seeds}: must be at least 1.")
-    if epochs is not None and epochs < 1:
-        raise StapesError(f"--epochs {epochs}: must be at least 1.")
-    if isinstance(data, Dataset) and corpus is not None:
-        raise ValueError("corpus goes with a folder or manifest, not with a Dataset")
+    check_request(_NAME, _ITEMS, item, data=data, corpus=corpus, seeds=seeds, epochs=epochs)
     _refuse_decided(overrides)
     chosen = _networks(item, quick, networks, weights)
     places = {one: _places(item, one, blocks) for one in chosen}
@@ -199,13 +200,11 @@ def reproduce(
     column = by_corpus.get(dataset.name, _COLUMNS[0])
     theirs = dataset.name == column.corpus
     recipe = _recipe(column, theirs, quick, epochs, chosen[0], overrides)
-    if quick and fold is None and dataset.has_folds and not dataset.has_splits:
-        fold = fold_names(dataset)[0]
-    folder = Path(out) if out is not None else _default_folder(dataset, quick)
+    fold = tested_fold(dataset, fold, quick)
     bench = open_bench(
         dataset,
         recipe,
-        out=folder,
+        out=Path(out) if out is not None else default_folder(_NAME, dataset, quick),
         fold=fold,
         seeds=seeds,
         cache=cache,
@@ -330,10 +329,6 @@ def _ways(item: str, places: Sequence[int]) -> tuple[Way, ...]:
     return tuple(Way(kept=k) for k in places)
 
 
-def _default_folder(dataset: Dataset, quick: bool) -> Path:
-    return Path("runs") / f"{_NAME}-{dataset.name}{'-quick' if quick else ''}"
-
-
 def _recipe(
     column: _Column,
     theirs: bool,
@@ -415,21 +410,11 @@ def _notes(
     assert isinstance(ours.model, TimmConfig)
     network = paper.model.model_copy(update={"architecture": ours.model.architecture})
     start = {"model": network, "initialization": ours.initialization}
-    changed = changes(paper.model_copy(update=start), ours)
-    if quick:
-        changed = ["a small version (--quick)", *changed]
-    elif epochs is not None:
-        changed = [f"the schedule shrunk to {epochs} of {_EPOCHS} epochs", *changed]
-    if changed:
-        notes.append(f"Changed in the paper's recipe: {'; '.join(changed)}.")
+    paper = paper.model_copy(update=start)
+    notes += change_notes(paper, ours, quick=quick, epochs=epochs, of_epochs=_EPOCHS)
     if quick and fold is not None:
         notes.append(f"Only fold {fold} is tested.")
     notes.append(
         "The authors' program keeps the best epoch on the test part; here the last one counts."
     )
-    if len(bench.seeds) == 1:
-        notes.append(
-            "One seed: the intervals do not hold what another seed would change; --seeds 3 shows "
-            "it."
-        )
-    return notes
+    return notes + seed_notes(bench.seeds)

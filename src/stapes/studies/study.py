@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stapes.config import Recipe
+from stapes.data import Dataset, fold_names
+from stapes.errors import StapesError, UnknownNameError
 from stapes.evaluation.bootstrap import Interval
 from stapes.files import write_text
 
@@ -17,7 +19,12 @@ __all__ = [
     "Published",
     "Study",
     "StudyResult",
+    "change_notes",
     "changes",
+    "check_request",
+    "default_folder",
+    "seed_notes",
+    "tested_fold",
     "thousands",
     "verdict",
     "write_tables",
@@ -110,6 +117,74 @@ def changes(paper: Recipe, ours: Recipe) -> list[str]:
         if parts:
             lines.append(f"{section}: {', '.join(parts)}")
     return lines
+
+
+def check_request(
+    study: str,
+    items: Iterable[str],
+    item: str,
+    *,
+    data: str | Path | Dataset,
+    corpus: str | None,
+    seeds: int,
+    epochs: int | None,
+) -> None:
+    """Refuse what no study can do.
+
+    Raises:
+        UnknownNameError: the study has no such item.
+        StapesError: fewer than one seed or epoch.
+        ValueError: a corpus beside a dataset that was already read.
+    """
+    if item not in items:
+        raise UnknownNameError(f"item of {study}", item, items)
+    if seeds < 1:
+        raise StapesError(f"--seeds {seeds}: must be at least 1.")
+    if epochs is not None and epochs < 1:
+        raise StapesError(f"--epochs {epochs}: must be at least 1.")
+    if isinstance(data, Dataset) and corpus is not None:
+        raise ValueError("corpus goes with a folder or manifest, not with a Dataset")
+
+
+def default_folder(study: str, dataset: Dataset, quick: bool) -> Path:
+    """Where a study goes if nobody says otherwise."""
+    return Path("runs") / f"{study}-{dataset.name}{'-quick' if quick else ''}"
+
+
+def tested_fold(dataset: Dataset, fold: str | None, quick: bool) -> str | None:
+    """The fold to test on: the one asked for, of a small version the first; none: all."""
+    if quick and fold is None and dataset.has_folds and not dataset.has_splits:
+        return fold_names(dataset)[0]
+    return fold
+
+
+def change_notes(
+    paper: Recipe, ours: Recipe, *, quick: bool, epochs: int | None, of_epochs: int
+) -> list[str]:
+    """What a reader must know of a recipe that is not the paper's, in one sentence or none.
+
+    Args:
+        paper: its recipe.
+        ours: what was trained.
+        quick: whether it is the small version.
+        epochs: that the schedule was shrunk to; none: it was not.
+        of_epochs: in the paper.
+    """
+    changed = changes(paper, ours)
+    if quick:
+        changed = ["a small version (--quick)", *changed]
+    elif epochs is not None:
+        changed = [f"the schedule shrunk to {epochs} of {of_epochs} epochs", *changed]
+    return [f"Changed in the paper's recipe: {'; '.join(changed)}."] if changed else []
+
+
+def seed_notes(seeds: Sequence[int]) -> list[str]:
+    """What the intervals of a single seed leave out."""
+    if len(seeds) > 1:
+        return []
+    return [
+        "One seed: the intervals do not hold what another seed would change; --seeds 3 shows it."
+    ]
 
 
 def _value(value: Any) -> str:
