@@ -1,28 +1,17 @@
-"""Recipes: everything that decides what a training run computes, as strict TOML.
-
-A recipe is frozen, every field has a meaning and a range, and an unknown key is refused with the
-valid ones listed. ``"auto"`` values are filled in from the data by :func:`resolve` before
-training; the resolved recipe is what the run folder and the model file keep, so that a run can be
-repeated without the data's help.
-"""
+"""What a recipe may say: its sections, their fields with ranges and meanings."""
 
 from __future__ import annotations
 
-import difflib
-import json
-import math
-import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stapes.errors import ConfigError, UnknownNameError
+from stapes.errors import ConfigError
 
 __all__ = [
+    "KINDS",
     "AudioConfig",
     "AugmentConfig",
     "CpResNetConfig",
@@ -33,25 +22,21 @@ __all__ = [
     "PruningConfig",
     "QuantizationConfig",
     "Recipe",
+    "Strict",
     "ThreeWindowLogMelConfig",
     "TimmConfig",
     "TrainingConfig",
-    "load_recipe",
-    "recipe_names",
-    "recipe_source",
-    "resolve",
     "sections",
-    "to_toml",
 ]
 
 Auto = Literal["auto"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class AudioConfig(_Strict):
+class AudioConfig(Strict):
     """How a recording becomes waveforms of one length."""
 
     sample_rate: Annotated[int, Field(ge=1000, le=384_000)] | Auto = Field(
@@ -75,7 +60,7 @@ class AudioConfig(_Strict):
     )
 
 
-class LogMelConfig(_Strict):
+class LogMelConfig(Strict):
     """Plain log-mel spectrogram, as librosa computes it (see ``stapes.features.LogMel``)."""
 
     name: Literal["log_mel"] = "log_mel"
@@ -105,7 +90,7 @@ class LogMelConfig(_Strict):
     log_offset: Annotated[float, Field(gt=0)] = Field(1e-6, description="for log")
 
 
-class PerceptualMelConfig(_Strict):
+class PerceptualMelConfig(Strict):
     """A-weighted mel spectrogram of Koutini et al. 2020 (``stapes.features.PerceptualMel``)."""
 
     name: Literal["perceptual_mel"] = "perceptual_mel"
@@ -114,7 +99,7 @@ class PerceptualMelConfig(_Strict):
     n_mels: Annotated[int, Field(ge=1, le=1024)] = 256
 
 
-class ThreeWindowLogMelConfig(_Strict):
+class ThreeWindowLogMelConfig(Strict):
     """Three log-mels of Palanisamy et al. 2020 (``stapes.features.ThreeWindowLogMel``)."""
 
     name: Literal["three_window_log_mel"] = "three_window_log_mel"
@@ -130,7 +115,7 @@ FeaturesConfig = Annotated[
 ]
 
 
-class NormalizationConfig(_Strict):
+class NormalizationConfig(Strict):
     """How a spectrogram is brought to the range that the network expects."""
 
     method: Literal["band", "channel", "imagenet", "none"] = Field(
@@ -141,7 +126,7 @@ class NormalizationConfig(_Strict):
     )
 
 
-class CpResNetConfig(_Strict):
+class CpResNetConfig(Strict):
     """Receptive-field-regularised ResNet of Koutini et al."""
 
     name: Literal["cp_resnet"] = "cp_resnet"
@@ -164,7 +149,7 @@ class CpResNetConfig(_Strict):
     )
 
 
-class TimmConfig(_Strict):
+class TimmConfig(Strict):
     """Any image network of timm, by its name there."""
 
     name: Literal["timm"] = "timm"
@@ -188,7 +173,7 @@ class TimmConfig(_Strict):
 ModelConfig = Annotated[CpResNetConfig | TimmConfig, Field(discriminator="name")]
 
 
-class InitializationConfig(_Strict):
+class InitializationConfig(Strict):
     """The weights that training starts from."""
 
     weights: Literal["random", "imagenet", "model"] = Field(
@@ -221,7 +206,7 @@ class InitializationConfig(_Strict):
         return self
 
 
-class AugmentConfig(_Strict):
+class AugmentConfig(Strict):
     """Random changes of the training recordings, and of each batch after the feature cache."""
 
     pitch_semitones: Annotated[float, Field(ge=0, le=24)] = Field(
@@ -282,7 +267,7 @@ class AugmentConfig(_Strict):
         return self
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """The optimiser, its schedule and when to stop."""
 
     epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = Field(
@@ -362,7 +347,7 @@ class TrainingConfig(_Strict):
         return self
 
 
-class PruningConfig(_Strict):
+class PruningConfig(Strict):
     """Weights set to zero, or channels taken out, while the network trains."""
 
     method: Literal["none", "magnitude", "channels"] = Field(
@@ -407,7 +392,7 @@ class PruningConfig(_Strict):
         return self
 
 
-class QuantizationConfig(_Strict):
+class QuantizationConfig(Strict):
     """Precision in which the finished network is stored and computes."""
 
     precision: Literal["float32", "float16", "int8"] = Field(
@@ -426,7 +411,7 @@ class QuantizationConfig(_Strict):
     aware_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """All that decides what a run computes, besides the data and the seed."""
 
     name: str = Field(min_length=1)
@@ -472,141 +457,8 @@ class Recipe(_Strict):
         return self.model
 
 
-def sections() -> list[tuple[str, type[BaseModel]]]:
-    """The sections of a recipe with their fields; one of several kinds comes once for each."""
-    found: list[tuple[str, type[BaseModel]]] = []
-    for name, field in Recipe.model_fields.items():
-        if name in _KINDS:
-            found += [(name, kind) for kind in _KINDS[name].values()]
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found.append((name, field.annotation))
-    return found
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with stapes."""
-    folder = resources.files("stapes.recipes")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml"))
-
-
-def recipe_source(name: str) -> str:
-    """Text of a shipped recipe, comments included.
-
-    Raises:
-        UnknownNameError: no recipe has that name.
-    """
-    if name not in recipe_names():
-        raise UnknownNameError("recipe", name, recipe_names())
-    return (resources.files("stapes.recipes") / f"{name}.toml").read_text(encoding="utf-8")
-
-
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply ``section.field=value`` overrides.
-
-    Args:
-        name_or_path: a shipped recipe's name or a TOML file.
-        overrides: such as ``"training.epochs=30"``; the value is TOML (a bare word is a string,
-            ``none`` is no value).
-
-    Raises:
-        ConfigError: unreadable file, unknown field, value out of range.
-        UnknownNameError: neither a file nor a shipped recipe.
-    """
-    text = str(name_or_path)
-    path = Path(text)
-    if path.suffix == ".toml" or path.is_file():
-        try:
-            source = path.read_text(encoding="utf-8-sig")  # editors may put a mark in front
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot read this recipe ({error}).") from None
-    else:
-        source = recipe_source(text)
-    try:
-        tree = tomllib.loads(source)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{text}: not valid TOML ({error}).") from None
-    tree.setdefault("name", path.stem)
-    for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, text)
-
-
-def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Validate a recipe that is already a mapping (from TOML or a model file's header).
-
-    Raises:
-        ConfigError: names the field, what is wrong with it and what would be valid.
-    """
-    try:
-        return Recipe.model_validate(_none_words_to_none(tree))
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from None
-
-
-def _none_words_to_none(tree: Any) -> Any:
-    # TOML has no null: the word "none" stands for it where a field allows no value.
-    nullable = {
-        "hop_seconds", "win_length", "f_max", "mel_norm", "top_db", "damping", "decay_end_epoch",
-        "gradient_clip", "early_stopping_epochs", "decomposition", "keep", "keep_parameters",
-        "file", "sha256", "blocks",
-    }  # fmt: skip
-    if isinstance(tree, Mapping):
-        return {
-            key: None if key in nullable and value == "none" else _none_words_to_none(value)
-            for key, value in tree.items()
-        }
-    return tree
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    field, separator, raw = override.partition("=")
-    keys = field.strip().split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"--set {override}: write section.field=value, e.g. training.epochs=30.")
-    try:
-        value = tomllib.loads(f"value = {raw.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw.strip()
-    node = tree
-    for key in keys[:-1]:
-        node = node.setdefault(key, {})
-        if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: '{key}' is a value, not a section.")
-    if keys[:-1] and keys[0] in _KINDS and keys[-1] == "name" and node.get("name") != value:
-        # What both kinds have stays, as far as the new one can take it.
-        kind = _KINDS[keys[0]].get(str(value), _Strict)
-        for field in list(node):
-            try:
-                kind.model_validate(_none_words_to_none({field: node[field]}))
-            except ValidationError:
-                del node[field]
-    node[keys[-1]] = value
-
-
-def _explain(error: ValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        # Drop the unions' tags from the path: a user never wrote "log_mel" there.
-        location = [str(key) for key in item["loc"] if key not in _UNION_TAGS]
-        if len(location) > 1 and location[1] in _KINDS.get(location[0], {}):
-            del location[1]
-        field = ".".join(location) or "recipe"
-        if item["type"] == "extra_forbidden":
-            valid = _fields_beside(location)
-            close = difflib.get_close_matches(location[-1], valid, n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
-            parts.append(f"unknown field '{field}'.{hint} Valid here: {', '.join(valid)}.")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            # Where fields do not go together, the input is all of them: the message names them.
-            whole = isinstance(item["input"], Mapping | _Strict)
-            subject = field if whole else f"{field} = {item['input']!r}"
-            parts.append(f"{subject}: {message[0].lower()}{message[1:]}.")
-    return " ".join(dict.fromkeys(parts))
-
-
 # Sections of several kinds, told apart by their field "name".
-_KINDS: Mapping[str, Mapping[str, type[_Strict]]] = MappingProxyType(
+KINDS: Mapping[str, Mapping[str, type[Strict]]] = MappingProxyType(
     {
         "features": MappingProxyType(
             {
@@ -618,99 +470,14 @@ _KINDS: Mapping[str, Mapping[str, type[_Strict]]] = MappingProxyType(
         "model": MappingProxyType({"cp_resnet": CpResNetConfig, "timm": TimmConfig}),
     }
 )
-_UNION_TAGS = {"constrained-int", "constrained-float", "literal['auto']"}
 
 
-def _fields_beside(location: Sequence[str]) -> list[str]:
-    if len(location) == 1:
-        return sorted(Recipe.model_fields)
-    if location[0] in _KINDS:
-        return sorted({f for kind in _KINDS[location[0]].values() for f in kind.model_fields})
-    section = Recipe.model_fields[location[0]].annotation
-    return sorted(section.model_fields) if isinstance(section, type) else []
-
-
-def to_toml(recipe: Recipe) -> str:
-    """The recipe as TOML that :func:`load_recipe` reads back to an equal recipe."""
-    lines = []
-    sections = []
-    for key, value in recipe.model_dump(mode="python").items():
-        if isinstance(value, dict):
-            sections.append(f"\n[{key}]")
-            sections.extend(f"{k} = {_toml_value(v)}" for k, v in value.items())
-        else:
-            lines.append(f"{key} = {_toml_value(value)}")
-    return "\n".join(lines + sections) + "\n"
-
-
-def _toml_value(value: Any) -> str:
-    if value is None:
-        return '"none"'
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        # TOML takes the escapes of JSON, and wants one more.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
-    return repr(value)
-
-
-def resolve(recipe: Recipe, *, sample_rates: Iterable[int], durations: Iterable[float]) -> Recipe:
-    """Fill in every ``"auto"`` from the data.
-
-    The sample rate becomes the most common one, from 1000 to 22050 Hz. The window holds nine of
-    ten recordings (the 90th percentile of their durations), rounded up to a tenth of a second,
-    between 0.25 s and 10 s. The hop gives about 200 frames a window, between 8 ms and 25 ms. The
-    FFT is the power of two that spans 46 ms or more; mel bands are 128, or 64 below 16 kHz. The
-    epochs make 32,000 clips in all, counted before any are held out, so that training takes about
-    as long for a few hundred clips as for two thousand and every fold gets the same number. A
-    pruning ramp takes half of the epochs from its start on.
-
-    Args:
-        recipe: with or without ``"auto"`` values.
-        sample_rates: of the recordings, Hz.
-        durations: of the recordings, seconds.
-
-    Raises:
-        ConfigError: nothing to learn from, or values that do not go together once filled in.
-    """
-    audio, features = recipe.audio, recipe.features
-    durations = sorted(durations)
-    rate: int | str = audio.sample_rate
-    if rate == "auto":
-        counts: dict[int, int] = {}
-        for value in sample_rates:
-            limited = min(max(value, 1000), 22_050)
-            counts[limited] = counts.get(limited, 0) + 1
-        if not counts:
-            raise ConfigError("audio.sample_rate = 'auto' needs at least one recording.")
-        rate = max(counts, key=lambda r: (counts[r], r))
-    window = audio.window_seconds
-    if window == "auto":
-        if not durations:
-            raise ConfigError("audio.window_seconds = 'auto' needs at least one recording.")
-        ninth = durations[math.ceil(0.9 * len(durations)) - 1]
-        window = min(10.0, max(0.25, math.ceil(round(ninth * 10, 6)) / 10))
-    audio = audio.model_copy(update={"sample_rate": rate, "window_seconds": window})
-    if isinstance(features, LogMelConfig):
-        update: dict[str, int] = {}
-        hz, seconds = int(rate), float(window)
-        if features.n_fft == "auto":
-            update["n_fft"] = 2 ** math.ceil(math.log2(0.046 * hz))
-        if features.n_mels == "auto":
-            update["n_mels"] = 128 if hz >= 16_000 else 64
-        if features.hop_length == "auto":
-            update["hop_length"] = max(1, round(min(0.025, max(0.008, seconds / 200)) * hz))
-        features = features.model_copy(update=update)
-    training = recipe.training
-    if training.epochs == "auto":
-        epochs = min(100, max(15, math.ceil(32_000 / max(1, len(durations)))))
-        training = training.model_copy(update={"epochs": epochs})
-    pruning = recipe.pruning
-    if pruning.ramp_epochs == "auto":
-        assert not isinstance(training.epochs, str)
-        left = max(0.0, training.epochs - pruning.start_epoch)
-        pruning = pruning.model_copy(update={"ramp_epochs": left / 2})
-    filled = {"audio": audio, "features": features, "training": training, "pruning": pruning}
-    return parse_recipe(recipe.model_copy(update=filled).model_dump(), recipe.name)
+def sections() -> list[tuple[str, type[BaseModel]]]:
+    """The sections of a recipe with their fields; one of several kinds comes once for each."""
+    found: list[tuple[str, type[BaseModel]]] = []
+    for name, field in Recipe.model_fields.items():
+        if name in KINDS:
+            found += [(name, kind) for kind in KINDS[name].values()]
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found.append((name, field.annotation))
+    return found
