@@ -1,0 +1,1 @@
+"""Export to plain C99: front end and network in static memory."""

@@ -1,0 +1,1 @@
+"""Export to ONNX: front end, normalisation and network in one graph."""
