@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stapes.errors import StapesError
     from stapes.evaluation.ensemble import ensemble
     from stapes.evaluation.evaluate import evaluate
-    from stapes.evaluation.predict import Classifier, Event, Prediction, load
+    from stapes.evaluation.predict import Classifier, load
+    from stapes.inference import Event, Prediction
     from stapes.models import create_model, receptive_field
     from stapes.shrinking import shrink
     from stapes.training import train
@@ -52,8 +53,8 @@ _HOMES = {
     "Bundle": "bundle",
     "Classifier": "evaluation.predict",
     "Dataset": "data",
-    "Event": "evaluation.predict",
-    "Prediction": "evaluation.predict",
+    "Event": "inference",
+    "Prediction": "inference",
     "Recipe": "config",
     "StapesError": "errors",
     "create_model": "models",

@@ -14,8 +14,9 @@ from stapes.audio import convert, split_windows
 from stapes.bundle import Bundle
 from stapes.config import load_recipe, resolve
 from stapes.errors import AudioError
-from stapes.evaluation.predict import Classifier, WindowScores, merge_events
+from stapes.evaluation.predict import Classifier
 from stapes.features import BandNormalizer, create_frontend
+from stapes.inference import WindowScores, merge_events
 from stapes.models import create_model
 
 RATE, WINDOW = 8000, 0.5

@@ -58,10 +58,13 @@ def predict(
     from stapes.evaluation.predict import load
 
     classifier = load(model, device)
-    if hop is not None and not 1 / classifier.sample_rate <= hop <= classifier.window_seconds:
+    if (
+        hop is not None
+        and not 1 / classifier.audio.sample_rate <= hop <= classifier.audio.window_seconds
+    ):
         raise StapesError(
             f"--hop {hop:g}: must be above 0 and at most the model's window of "
-            f"{classifier.window_seconds:g} s."
+            f"{classifier.audio.window_seconds:g} s."
         )
     if out is None:
         failed = _run(classifier, paths, sys.stdout, format, top, timeline, hop, threshold)

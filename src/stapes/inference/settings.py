@@ -1,0 +1,63 @@
+"""What a model listens to."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+from stapes.audio.windows import Longer, Shorter
+
+__all__ = ["AudioSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSettings:
+    """How a recording becomes the windows that a model classifies.
+
+    Attributes:
+        sample_rate: Hz.
+        channels: of the windows; a recording with others is converted.
+        window_seconds: length of a window.
+        hop_seconds: step between the windows of a longer recording; none: the window itself.
+        shorter: what happens to a recording shorter than the window, see
+            :func:`stapes.audio.fit_length`.
+        longer: to a longer one, see :func:`stapes.audio.split_windows`.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    sample_rate: int
+    channels: int
+    window_seconds: float
+    hop_seconds: float | None = None
+    shorter: Shorter = "pad"
+    longer: Longer = "window"
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "channels"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is a whole number from 1, not {value!r}")
+        for name in ("window_seconds", "hop_seconds"):
+            value = getattr(self, name)
+            if value is None and name == "hop_seconds":
+                continue
+            if type(value) not in (int, float) or not math.isfinite(value):
+                raise ValueError(f"{name} is a number, not {value!r}")
+            if round(value * self.sample_rate) < 1:
+                raise ValueError(f"{name} is at least one sample, not {value!r}")
+        for name, known in (("shorter", Shorter), ("longer", Longer)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} is one of {get_args(known)}, not {getattr(self, name)!r}")
+
+    @property
+    def window(self) -> int:
+        """Samples of a window."""
+        return round(self.window_seconds * self.sample_rate)
+
+    @property
+    def hop(self) -> int:
+        """Samples between the windows of a longer recording."""
+        return round((self.hop_seconds or self.window_seconds) * self.sample_rate)
