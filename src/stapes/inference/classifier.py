@@ -71,7 +71,7 @@ class BaseClassifier(ABC):
     def classify(self, x: Any, sample_rate: int | None = None) -> Prediction | list[Prediction]:
         """Classify a recording, an array, or a batch of either.
 
-        Recordings longer than the model's window are cut as the model's settings say and the windows'
+        Recordings longer than the model's window are cut as its settings say and the windows'
         probabilities averaged; a long file is read in pieces.
 
         Args:
