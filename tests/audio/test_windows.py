@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapes.audio import fit_length, iter_windows, split_windows
+from stapes.audio import WindowCutter, fit_length, iter_windows, split_windows
 
 
 def ramp(n: int, channels: int = 1) -> np.ndarray:
@@ -105,6 +105,21 @@ def test_streaming_holds_no_more_than_it_needs() -> None:
 
     assert sum(1 for _ in iter_windows(blocks(500), 50, 25)) == 199
     assert largest <= 150
+
+
+def test_a_window_comes_with_the_piece_that_completes_it() -> None:
+    cutter, waveform = WindowCutter(4, 3), ramp(11)
+    given = [[first for first, _ in cutter.push(waveform[:, i : i + 1])] for i in range(11)]
+    assert given == [[], [], [], [0], [], [], [3], [], [], [6], []]
+    assert cutter.total == 11
+    assert [first for first, _ in cutter.finish()] == [7]
+
+
+def test_pieces_keep_their_channels() -> None:
+    cutter = WindowCutter(4, 3)
+    assert list(cutter.push(ramp(2, 2))) == []
+    with pytest.raises(ValueError, match="1 channels, those before 2"):
+        list(cutter.push(ramp(2)))
 
 
 def test_no_block_gives_no_window() -> None:

@@ -13,12 +13,13 @@ from stapes.audio.decode import (
     stream,
 )
 from stapes.audio.quiet import quiet_decoders
-from stapes.audio.windows import fit_length, iter_windows, split_windows
+from stapes.audio.windows import WindowCutter, fit_length, iter_windows, split_windows
 
 __all__ = [
     "AUDIO_SUFFIXES",
     "AudioInfo",
     "NotFiniteError",
+    "WindowCutter",
     "convert",
     "cut_recording",
     "find_audio",

@@ -19,7 +19,14 @@ import soundfile
 
 from stapes.errors import AudioError
 
-__all__ = ["MAX_CHANNELS", "MAX_SAMPLE_RATE", "MIN_SAMPLE_RATE", "NotFiniteError", "Recording"]
+__all__ = [
+    "MAX_CHANNELS",
+    "MAX_SAMPLE_RATE",
+    "MIN_SAMPLE_RATE",
+    "NotFiniteError",
+    "Recording",
+    "find_fault",
+]
 
 MIN_SAMPLE_RATE = 100
 MAX_SAMPLE_RATE = 1_000_000
@@ -324,15 +331,10 @@ class Recording:
             return position / self.sample_rate
 
     def _check_values(self, block: npt.NDArray[np.float32], position: int) -> None:
-        with np.errstate(invalid="ignore"):
-            # Two passes without a temporary; a NaN makes either comparison false.
-            if block.max() <= _MAX_AMPLITUDE and block.min() >= -_MAX_AMPLITUDE:
-                return
-            wrong = ~(np.abs(block) <= _MAX_AMPLITUDE).all(axis=1)
-        at = int(np.argmax(wrong))
-        value = block[at][~(np.abs(block[at]) <= _MAX_AMPLITUDE)][0]
-        what = f"{value:.3g}" if np.isfinite(value) else "infinite"
-        what = "not a number" if np.isnan(value) else what
+        fault = find_fault(block)
+        if fault is None:
+            return
+        at, what = fault
         raise NotFiniteError(
             self.path,
             f"the sample at {(position + at) / self.sample_rate:.3f} s is {what}; the file is "
@@ -361,6 +363,24 @@ class Recording:
         except AudioError:
             return False
         return self.frames > position
+
+
+def find_fault(frames: npt.NDArray[np.float32]) -> tuple[int, str] | None:
+    """The first frame of (n, C) that is no sound, and what it is; none if all are.
+
+    No sound are values that are not a number, infinite, or beyond 1e12.
+    """
+    if not len(frames):
+        return None
+    with np.errstate(invalid="ignore"):
+        # Two passes without a temporary; a NaN makes either comparison false.
+        if frames.max() <= _MAX_AMPLITUDE and frames.min() >= -_MAX_AMPLITUDE:
+            return None
+        wrong = ~(np.abs(frames) <= _MAX_AMPLITUDE).all(axis=1)
+    at = int(np.argmax(wrong))
+    value = frames[at][~(np.abs(frames[at]) <= _MAX_AMPLITUDE)][0]
+    what = f"{value:.3g}" if np.isfinite(value) else "infinite"
+    return at, "not a number" if np.isnan(value) else what
 
 
 def _open_file(path: Path) -> tuple[BinaryIO, int]:

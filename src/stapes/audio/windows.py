@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["fit_length", "iter_windows", "split_windows"]
+__all__ = ["WindowCutter", "fit_length", "iter_windows", "split_windows"]
 
 Samples = npt.NDArray[np.float32]
 Shorter = Literal["pad", "repeat"]
@@ -105,38 +105,105 @@ def iter_windows(
     Raises:
         ValueError: a block that is not (C, n), or an argument out of range.
     """
-    # Held are the blocks since the earliest sample still needed: the next window's first, or the
-    # first of the last `window` samples, in case the stream ends here. They are joined only when
-    # a window is complete, so that many tiny blocks cost no more than a few large ones.
-    held: list[Samples] = []
-    held_from = 0  # sample at which `held` begins
-    total = 0
-    start = 0  # of the next window
+    cutter = WindowCutter(window, hop, shorter=shorter)
     for block in blocks:
-        _check(block, window, hop, shorter)
-        held.append(block)
-        total += block.shape[1]
-        if total < start + window:
-            continue
-        joined = np.concatenate(held, axis=1)
-        while start + window <= total:
-            yield start, joined[:, start - held_from : start - held_from + window].copy()
-            start += hop
-        needed = min(start, total - window)
-        held = [joined[:, needed - held_from :].copy()]
-        held_from = needed
-    if not held:
-        return
-    joined = np.concatenate(held, axis=1)
-    if total < window:
-        yield 0, fit_length(joined, window, shorter=shorter)
-    elif start - hop + window < total:  # samples behind the last window given
-        yield total - window, joined[:, total - window - held_from :].copy()
+        yield from cutter.push(block)
+    yield from cutter.finish()
+
+
+class WindowCutter:
+    """Cuts a waveform that comes piece by piece into the windows of :func:`split_windows`.
+
+    A window is given with the piece that completes it, and twice the window's samples are held,
+    however long or short the pieces are.
+
+    Args:
+        window: samples.
+        hop: samples between starts.
+        shorter: see :func:`fit_length`.
+
+    Attributes:
+        total: samples taken so far.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(self, window: int, hop: int, *, shorter: Shorter = "pad") -> None:
+        _check_settings(window, hop, shorter)
+        self.total = 0
+        self._window, self._hop, self._shorter = window, hop, shorter
+        self._start = 0  # of the next window
+        # The last samples, of which the earliest still needed is either the next window's first
+        # or the first of the last `window` samples, in case the waveform ends here.
+        self._held: Samples | None = None
+        self._held_from = 0  # sample at which `_held` begins
+
+    def push(self, piece: Samples) -> Iterator[tuple[int, Samples]]:
+        """Take the next piece, (C, n) with any n; the work is done as the result is iterated.
+
+        Yields:
+            As :func:`iter_windows`: each window that this piece completes.
+
+        Raises:
+            ValueError: not (C, n), or another number of channels than before.
+        """
+        _check_waveform(piece)
+        window, channels = self._window, piece.shape[0]
+        if self._held is None:
+            self._held = np.empty((channels, 2 * window), piece.dtype)
+        held = self._held
+        if channels != held.shape[0]:
+            raise ValueError(f"a piece has {channels} channels, those before {held.shape[0]}")
+        taken = 0
+        while taken < piece.shape[1]:
+            filled = self.total - self._held_from
+            if filled == 2 * window:
+                held[:, :window] = held[:, window:]
+                self._held_from += window
+                filled = window
+            count = min(piece.shape[1] - taken, 2 * window - filled)
+            held[:, filled : filled + count] = piece[:, taken : taken + count]
+            taken += count
+            self.total += count
+            while self._start + window <= self.total:
+                first = self._start
+                self._start += self._hop
+                yield first, self._cut(first)
+
+    def finish(self) -> Iterator[tuple[int, Samples]]:
+        """The waveform ends: the window that ends with its last sample, if none has yet.
+
+        Yields:
+            At most one window; a waveform shorter than it is fitted. Without any piece there is
+            none.
+        """
+        if self._held is None:
+            return
+        if self.total < self._window:
+            whole = self._held[:, : self.total]
+            yield 0, fit_length(whole, self._window, shorter=self._shorter)
+        elif self._start - self._hop + self._window < self.total:
+            first = self.total - self._window
+            yield first, self._cut(first)
+
+    def _cut(self, first: int) -> Samples:
+        assert self._held is not None
+        at = first - self._held_from
+        return self._held[:, at : at + self._window].copy()
 
 
 def _check(waveform: Samples, window: int, hop: int, shorter: str) -> None:
+    _check_waveform(waveform)
+    _check_settings(window, hop, shorter)
+
+
+def _check_waveform(waveform: Samples) -> None:
     if waveform.ndim != 2:
         raise ValueError(f"a waveform is (channels, samples), not of shape {waveform.shape}")
+
+
+def _check_settings(window: int, hop: int, shorter: str) -> None:
     if window < 1 or hop < 1:
         raise ValueError(f"window and hop are 1 sample or more, not {window} and {hop}")
     if shorter not in ("pad", "repeat"):
