@@ -14,14 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from stapes.bundle import Bundle, load_bundle, save_bundle
     from stapes.config import Recipe, load_recipe
     from stapes.data import Dataset, load_dataset
     from stapes.errors import StapesError
     from stapes.evaluation.ensemble import ensemble
     from stapes.evaluation.evaluate import evaluate
-    from stapes.evaluation.predict import Classifier, load
-    from stapes.inference import Event, Prediction
+    from stapes.evaluation.predict import Classifier
+    from stapes.inference import BaseClassifier, Event, Prediction
     from stapes.models import create_model, receptive_field
     from stapes.shrinking import shrink
     from stapes.training import train
@@ -60,7 +64,6 @@ _HOMES = {
     "create_model": "models",
     "ensemble": "evaluation.ensemble",
     "evaluate": "evaluation.evaluate",
-    "load": "evaluation.predict",
     "load_bundle": "bundle",
     "load_dataset": "data",
     "load_recipe": "config",
@@ -71,10 +74,51 @@ _HOMES = {
 }
 
 
+def load(path: str | Path, device: str | torch.device = "cpu") -> BaseClassifier:
+    """Load a model, trained or exported, ready to use.
+
+    Args:
+        path: a ``.safetensors`` written by stapes, or the folder of a run; or an ``.onnx`` written
+            by ``stapes export``, or a folder whose only model is ``model.onnx``.
+        device: where to compute; an exported model computes on the CPU.
+
+    Returns:
+        :class:`stapes.evaluation.predict.Classifier`, or of an exported model
+        :class:`stapes.runtime.OnnxClassifier`.
+
+    Raises:
+        ModelFileError: missing, truncated, altered, foreign, or of a newer format.
+        ConfigError: a device that is not there.
+        MissingPackageError: a trained model where the training packages are not installed.
+    """
+    from pathlib import Path
+
+    from stapes.errors import ConfigError, training_packages
+
+    trained = "model.safetensors"
+    given = Path(path)
+    inside = given / "model.onnx"
+    if given.suffix.lower() == ".onnx" or (inside.is_file() and not (given / trained).exists()):
+        if str(device) != "cpu":
+            raise ConfigError(
+                f"--device {device}: the exported model {path} computes on the CPU; leave the "
+                "option out, or use the model that it was exported from."
+            )
+        from stapes.runtime import load as load_exported
+
+        return load_exported(path)
+    with training_packages(f"{path}: a model that was not exported to ONNX"):
+        from stapes.evaluation.predict import load as load_trained
+    return load_trained(path, device)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'stapes' has no attribute '{name}'")
-    return getattr(import_module(f"stapes.{_HOMES[name]}"), name)
+    from stapes.errors import training_packages
+
+    with training_packages(f"stapes.{name}"):
+        return getattr(import_module(f"stapes.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -8,17 +8,29 @@ one of these. A failure of our own stays an ordinary exception.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
+    "TRAINING_PACKAGES",
     "AudioError",
     "ConfigError",
     "DataError",
+    "MissingPackageError",
     "ModelFileError",
     "StapesError",
     "UnknownNameError",
+    "training_packages",
 ]
+
+TRAINING_PACKAGES = frozenset(
+    {
+        "accelerate", "filelock", "huggingface_hub", "jinja2", "matplotlib", "onnx", "onnxscript",
+        "optuna", "polars", "pydantic", "rich", "safetensors", "timm", "torch",
+    }
+)  # fmt: skip
+"""Modules that come with ``stapes[train]``; using an exported model needs none of them."""
 
 
 class StapesError(Exception):
@@ -55,6 +67,10 @@ class ModelFileError(StapesError):
     """A model file or checkpoint that is truncated, altered, foreign or too new."""
 
 
+class MissingPackageError(StapesError, ImportError):
+    """Something that needs packages of an extra, which are not installed."""
+
+
 class UnknownNameError(StapesError, ValueError):
     """A name that is not registered: says what was asked, what exists and the closest match.
 
@@ -73,3 +89,23 @@ class UnknownNameError(StapesError, ValueError):
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
         return type(self), self.args_for_copy
+
+
+@contextmanager
+def training_packages(what: str) -> Iterator[None]:
+    """Say in one sentence that something needs the training packages, where one is missing.
+
+    Args:
+        what: the thing, such as ``"stapes train"``.
+
+    Raises:
+        MissingPackageError: the import of a training package failed inside.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING_PACKAGES:
+            raise
+        raise MissingPackageError(
+            f'{what} needs the training packages: pip install "stapes[train]"'
+        ) from None

@@ -23,7 +23,7 @@ def main() -> None:
     the keyboard.
     """
     from stapes.cli.app import app
-    from stapes.errors import StapesError
+    from stapes.errors import StapesError, training_packages
 
     # File names are bytes: those that are not UTF-8 come and go unchanged. Where text goes out in
     # another encoding, what it lacks is spelled out.
@@ -33,7 +33,8 @@ def main() -> None:
             stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
     try:
         try:
-            app()
+            with training_packages(" ".join(["stapes", *sys.argv[1:2]])):
+                app()
         finally:
             sys.stdout.flush()  # here, where a full disk or a closed pipe still has an answer
     except SystemExit as stop:

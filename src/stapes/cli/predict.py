@@ -17,7 +17,9 @@ __all__ = ["predict"]
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    model: Annotated[
+        Path, typer.Argument(help="Model file, exported model (.onnx) or run folder.")
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(help="Recordings, folders of recordings, or - for names on standard input."),
@@ -39,7 +41,9 @@ def predict(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write here instead of standard output.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda or mps.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(help="Where to compute: cpu, cuda or mps; of .onnx, cpu.")
+    ] = "cpu",
 ) -> None:
     """Classify recordings of any length and format.
 
@@ -55,9 +59,11 @@ def predict(
     paths = list(_paths(inputs))
     if not paths:
         raise StapesError(f"{', '.join(inputs)}: no recordings found.")
-    from stapes.evaluation.predict import load
+    from stapes import load
+    from stapes.audio import quiet_decoders
 
-    classifier = load(model, device)
+    with quiet_decoders():  # ONNX Runtime may speak of hardware that it looks for and does not find
+        classifier = load(model, device)
     if (
         hop is not None
         and not 1 / classifier.audio.sample_rate <= hop <= classifier.audio.window_seconds

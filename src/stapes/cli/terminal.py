@@ -47,8 +47,7 @@ class Terminal:
 
     def progress(self, stage: str, done: float, total: float) -> None:
         """See :class:`stapes.training.reporter.Reporter`."""
-        if self._interactive:
-            self._draw(stage, done, total)
+        if self._interactive and self._draw(stage, done, total):
             return
         # A log gets a line when a stage ends and every few seconds of a long one, unless the stage
         # has more to say itself.
@@ -77,16 +76,21 @@ class Terminal:
         else:
             self._line(text)
 
-    def _draw(self, stage: str, done: float, total: float) -> None:
+    def _draw(self, stage: str, done: float, total: float) -> bool:
+        """Move the bar; False where there is none, for lack of what draws it."""
         if self._bar is None:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                Progress,
-                TaskProgressColumn,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            try:
+                from rich.console import Console
+                from rich.progress import (
+                    BarColumn,
+                    Progress,
+                    TaskProgressColumn,
+                    TextColumn,
+                    TimeRemainingColumn,
+                )
+            except ModuleNotFoundError:  # no part of the light install
+                self._interactive = False
+                return False
 
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -101,6 +105,7 @@ class Terminal:
             self._stage = stage
             self._task = self._bar.add_task(stage, total=total, state="")
         self._bar.update(self._task, completed=done, total=total)
+        return True
 
     @staticmethod
     def _line(text: str) -> None:
