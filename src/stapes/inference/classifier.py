@@ -19,9 +19,11 @@ from stapes.audio import (
     stream,
 )
 from stapes.errors import AudioError
+from stapes.inference.arrays import as_waveform
 from stapes.inference.events import merge_events
 from stapes.inference.predictions import Event, Prediction, WindowScores
 from stapes.inference.settings import AudioSettings
+from stapes.inference.streaming import Listener
 
 __all__ = ["BaseClassifier", "TensorLike"]
 
@@ -95,7 +97,7 @@ class BaseClassifier(ABC):
     def _classify_one(self, x: Any, sample_rate: int | None) -> Prediction:
         if isinstance(x, str | Path):
             return self._classify_file(Path(x))
-        array = _as_waveform(x)
+        array = _checked(x)
         if sample_rate is None:
             raise ValueError("an array needs its sample_rate: classify(waveform, 44100)")
         waveform = convert(array, sample_rate, self.audio.sample_rate, self.audio.channels)
@@ -114,6 +116,10 @@ class BaseClassifier(ABC):
         *,
         hop_seconds: float | None = None,
         threshold: float = 0.0,
+        release: float | None = None,
+        smoothing: int = 1,
+        min_seconds: float = 0.0,
+        gap_seconds: float = 0.0,
     ) -> Iterator[Event]:
         """Events of a recording of any length, in constant memory, as they are found.
 
@@ -121,15 +127,23 @@ class BaseClassifier(ABC):
             path: the recording.
             hop_seconds: step between windows, in (0, window]; none: half the window.
             threshold: a stretch whose leading label is less probable than this, in [0, 1],
-                belongs to no event.
+                begins no event.
+            release, smoothing, min_seconds, gap_seconds: see
+                :class:`stapes.inference.EventDetector`.
 
         Raises:
             AudioError: the file cannot be read, or breaks off (events before that were given).
-            ValueError: a hop or threshold out of range.
+            ValueError: an argument out of range.
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be between 0 and 1, not {threshold}")
-        return merge_events(self.windows(path, hop_seconds=hop_seconds), self.labels, threshold)
+        return merge_events(
+            self.windows(path, hop_seconds=hop_seconds),
+            self.labels,
+            threshold,
+            release=release,
+            smoothing=smoothing,
+            min_seconds=min_seconds,
+            gap_seconds=gap_seconds,
+        )
 
     def windows(
         self, path: str | Path, *, hop_seconds: float | None = None
@@ -144,16 +158,34 @@ class BaseClassifier(ABC):
             AudioError: the file cannot be read.
             ValueError: a hop out of range.
         """
-        hop = (
-            self.audio.window // 2
-            if hop_seconds is None
-            else round(hop_seconds * self.audio.sample_rate)
-        )
-        if not 0 < hop <= self.audio.window:
-            raise ValueError(
-                f"the hop must be above 0 and at most the window of {self.audio.window_seconds} s"
-            )
-        return self._windows(Path(path), hop)
+        return self._windows(Path(path), self.audio.steps(hop_seconds))
+
+    def listen(
+        self,
+        chunks: Iterable[Any],
+        *,
+        sample_rate: int | None = None,
+        channels: int | None = None,
+        hop_seconds: float | None = None,
+    ) -> Iterator[WindowScores]:
+        """Scores of the windows of a stream, each as soon as its last sample has come.
+
+        The same windows and probabilities as :meth:`windows` has for a recording, in constant
+        memory. :class:`stapes.inference.Listener` is the same for who pushes chunks, and says how
+        the stretches of the last windows differ.
+
+        Args:
+            chunks: (n,) or (C, n), any n, one after the other; or
+                :class:`stapes.inference.Gap` where sound was lost.
+            sample_rate: Hz of the chunks; none: the model's.
+            channels: of the chunks; none: as the first one has.
+            hop_seconds: as in :meth:`timeline`.
+
+        Raises:
+            AudioError: a chunk that is not sound, or channels that cannot become the model's.
+            ValueError: a rate or hop out of range, or a chunk of another shape.
+        """
+        return Listener(self, sample_rate, channels, hop_seconds).listen(chunks)
 
     def _windows(self, path: Path, hop: int) -> Iterator[WindowScores]:
         counted = _Counted(self._stream(path))
@@ -227,18 +259,10 @@ def _chunks(windows: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         yield windows[first : first + _BATCH]
 
 
-def _as_waveform(x: Any) -> NDArray[np.float32]:
-    # A tensor is told by what it can do: torch need not be there.
-    array = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
-    if array.ndim not in (1, 2):
-        raise ValueError(f"a waveform is (N,) or (C, N), a batch (B, C, N), not {array.shape}")
-    if np.issubdtype(array.dtype, np.integer):
-        info = np.iinfo(array.dtype)
-        middle = (int(info.max) + int(info.min) + 1) // 2  # 0 for signed, 128 for 8-bit unsigned
-        array = (array.astype(np.float64) - middle) / (int(info.max) - middle + 1)
-    array = array.astype(np.float32, copy=False)
+def _checked(x: Any) -> NDArray[np.float32]:
+    array = as_waveform(x)
     if array.size == 0:
         raise AudioError("array", "holds no audio.")
     if not np.isfinite(array).all():
         raise AudioError("array", "holds values that are not finite (NaN or infinity).")
-    return array[None] if array.ndim == 1 else array
+    return array

@@ -61,3 +61,19 @@ class AudioSettings:
     def hop(self) -> int:
         """Samples between the windows of a longer recording."""
         return round((self.hop_seconds or self.window_seconds) * self.sample_rate)
+
+    def steps(self, hop_seconds: float | None = None) -> int:
+        """Samples between the windows of a timeline or a stream.
+
+        Args:
+            hop_seconds: in (0, window]; none: half the window.
+
+        Raises:
+            ValueError: a hop out of range.
+        """
+        hop = self.window // 2 if hop_seconds is None else round(hop_seconds * self.sample_rate)
+        if not 0 < hop <= self.window:
+            raise ValueError(
+                f"the hop must be above 0 and at most the window of {self.window_seconds} s"
+            )
+        return hop
