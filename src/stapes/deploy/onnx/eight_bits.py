@@ -1,0 +1,156 @@
+"""Networks that compute in eight bits, as ONNX writes them: QuantizeLinear and DequantizeLinear.
+
+Between a pair of these around every rounding a graph computes in float, by the numbers of
+:mod:`stapes.models.quantized`; a runtime joins the pairs with what is between them to integer
+operators (ONNX Runtime: QLinearConv, QLinearAdd)::
+
+    levels ─ DequantizeLinear ─┐
+    weight ─ DequantizeLinear ─┼─ Conv ─ QuantizeLinear ─ levels
+    bias ─── DequantizeLinear ─┘
+
+Weights are stored as uint8 with zero point 128. As int8, the natural choice, x86 processors
+without VNNI add pairs of products in 16 bits, which overflow at the weights and activations that
+there are: another answer on another machine.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from stapes.deploy.onnx.building import GraphBuilder
+from stapes.errors import ConfigError
+from stapes.models.folding import replace_module
+from stapes.models.quantized import ActivationQuantizer, QuantizedConv2d, QuantizedLayer
+
+__all__ = ["add_integers", "symmetric_padding", "with_levels"]
+
+_ZERO = 128
+
+
+class _Levels(nn.Module):
+    """An activation quantiser in the two operators that torch's exporter knows."""
+
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        super().__init__()
+        self.scale = float(quantizer.scale)
+        self.zero_point = int(quantizer.zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        operators = torch.ops.quantized_decomposed
+        numbers = (self.scale, self.zero_point, 0, 255, torch.uint8)
+        x = operators.quantize_per_tensor(x, *numbers)
+        x = operators.dequantize_per_tensor(x, *numbers)
+        return x
+
+
+class _FloatLayer(nn.Module):
+    """A quantised layer as a float one between its quantisers."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        super().__init__()
+        weight = layer.integer_weight()
+        weight = weight * layer.scale.view(-1, *[1] * (weight.ndim - 1))
+        if isinstance(layer, QuantizedConv2d):
+            moves: Any = layer._moves
+            kernel: Any = layer._kernel_size
+            stride, padding, dilation, groups = moves
+            if layer._pads_to_size:
+                padding = symmetric_padding(kernel, dilation)
+            self.layer: nn.Module = nn.Conv2d(
+                weight.shape[1] * groups, len(weight), kernel, stride, padding, dilation, groups,
+                device="meta",
+            )  # fmt: skip
+        else:
+            self.layer = nn.Linear(weight.shape[1], len(weight), device="meta")
+        self.layer.weight = nn.Parameter(weight)
+        self.layer.bias = nn.Parameter(layer.whole_bias().clone())
+        self.input = nn.Identity() if layer.input is None else _Levels(layer.input)
+        self.output = nn.Identity() if layer.output is None else _Levels(layer.output)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.output(self.layer(self.input(x)))
+        return y
+
+
+def symmetric_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    """Zeros on either side that give maps as large as padding to the size of the input does.
+
+    Raises:
+        ConfigError: an even kernel has none.
+    """
+    if any(taps % 2 == 0 for taps in kernel):
+        raise ConfigError(
+            f"A {kernel[0]}x{kernel[1]} convolution that pads as its input needs cannot be "
+            "exported in eight bits; export the float32 model."
+        )
+    return tuple(apart * (taps - 1) // 2 for taps, apart in zip(kernel, dilation, strict=True))
+
+
+def with_levels(network: nn.Module) -> tuple[nn.Module, set[str]]:
+    """A copy of an int8 network in float, with pairs of operators where it rounds.
+
+    Returns:
+        The copy, and the names that its convolutions have in the exported graph which should pad
+        as their input needs and pad symmetrically in the copy.
+
+    Raises:
+        ConfigError: as :func:`symmetric_padding`.
+    """
+    importlib.import_module("torch.ao.quantization.fx._decomposed")  # registers the operators
+    copied = copy.deepcopy(network).eval()
+    same = set()
+    for name, module in list(copied.named_modules()):
+        if isinstance(module, QuantizedLayer):
+            replace_module(copied, module, _FloatLayer(module))
+            if isinstance(module, QuantizedConv2d) and module._pads_to_size:
+                same.add(f"network.{name}.layer")
+    for module in list(copied.modules()):
+        if isinstance(module, ActivationQuantizer):
+            replace_module(copied, module, _Levels(module))
+    return copied, same
+
+
+def add_integers(
+    graph: GraphBuilder, network: nn.Module, tensors: dict[str, onnx.TensorProto]
+) -> None:
+    """Put the stored integers in the place of the float weights and biases of an exported network.
+
+    Args:
+        graph: gets a DequantizeLinear for each.
+        network: the int8 network.
+        tensors: constants of the exported one, by name; what is replaced is taken out.
+    """
+    for name, layer in network.named_modules():
+        if not isinstance(layer, QuantizedLayer):
+            continue
+        integers = layer.integer_weight().numpy()
+        multiplier = layer.multiplier().numpy()
+        bias = np.rint(layer.whole_bias().double().numpy() / multiplier.astype(np.float64))
+        for what, values, scale, zero in (
+            ("weight", (integers + _ZERO).astype(np.uint8), layer.scale.numpy(), _ZERO),
+            ("bias", bias.astype(np.int32), multiplier, 0),
+        ):
+            value = f"network.{name}.layer.{what}"
+            del tensors[value]
+            plain = value.replace(".layer.", ".")
+            parts = {
+                "": values,
+                "_scale": scale,
+                "_zero_point": np.full(len(scale), zero, values.dtype),
+            }
+            for suffix, array in parts.items():
+                graph.initializers.append(numpy_helper.from_array(array, plain + suffix))
+            graph.nodes.append(
+                onnx.helper.make_node(
+                    "DequantizeLinear", [plain + s for s in parts], [value], name=value, axis=0
+                )
+            )

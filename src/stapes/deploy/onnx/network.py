@@ -1,0 +1,228 @@
+"""Networks in operators of ONNX, by torch's exporter, made tidy.
+
+What the exporter gives is renamed by the modules that it comes from, and what it tells of itself
+and of the machine (stack traces, sources) is left behind.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from stapes.deploy.onnx.building import OPSET, GraphBuilder
+from stapes.deploy.onnx.eight_bits import add_integers, symmetric_padding, with_levels
+from stapes.errors import ConfigError
+from stapes.models import fold_batch_norm, is_quantized
+from stapes.models.folding import replace_module
+from stapes.models.timm_layers import pads_to_size
+
+__all__ = ["add_network"]
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+class _Probabilities(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits.softmax(1)
+
+
+def add_network(
+    graph: GraphBuilder, network: nn.Module, spectrogram: str, shape: tuple[int, int, int]
+) -> tuple[str, bool]:
+    """Probabilities of normalised spectrograms.
+
+    Args:
+        graph: gets the nodes.
+        network: float or int8, with or without damping and masks; it is not changed.
+        spectrogram: (B, C, F, T) float32.
+        shape: C, F and T of one window.
+
+    Returns:
+        (B, K) float32, and whether T may be another.
+
+    Raises:
+        ConfigError: the network cannot be exported.
+    """
+    eight_bits = is_quantized(network)
+    if eight_bits:
+        plain, same = with_levels(network)
+    else:
+        plain = fold_batch_norm(network)
+        same = _pad_symmetrically(plain)
+    model, any_length = _export(_Probabilities(plain).eval(), shape)
+    _rename(model)
+    for node in model.graph.node:
+        if node.op_type == "Conv" and _module_of(node) in same:
+            _pad_to_size(node)
+    nodes = list(model.graph.node)
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    if eight_bits:
+        add_integers(graph, network, tensors)
+    for node in nodes:
+        if node.domain:
+            raise ConfigError(
+                f"This network needs '{node.domain}.{node.op_type}', which is not part of ONNX: "
+                "it cannot be exported; choose another network."
+            )
+        _replace(node, model.graph.input[0].name, spectrogram)
+        graph.nodes.append(_bare(node))
+    graph.initializers += [_bare(tensor) for tensor in tensors.values()]
+    return model.graph.output[0].name, any_length
+
+
+# --- torch's exporter -------------------------------------------------------------------------
+
+
+def _export(network: nn.Module, shape: tuple[int, int, int]) -> tuple[onnx.ModelProto, bool]:
+    """The network's graph, for any number of frames if the network allows it."""
+    x = torch.zeros(2, *shape)
+    batch = {0: Dim.DYNAMIC}
+    try:
+        return _exported(network, x, {**batch, 3: Dim.DYNAMIC}), True
+    except Exception:  # the exporter wraps whatever goes wrong in the network
+        pass
+    try:
+        return _exported(network, x, batch), False
+    except Exception as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        reason = str(root).strip().partition("\n")[0].rstrip(".") or type(root).__name__
+        raise ConfigError(
+            f"torch cannot export this network to ONNX ({reason}); choose another network."
+        ) from error
+
+
+def _exported(network: nn.Module, x: Tensor, dynamic: Mapping[int, Any]) -> onnx.ModelProto:
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (x,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(dict(dynamic),),
+            input_names=["spectrogram"],
+            output_names=["probabilities"],
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of its own affairs: not to our user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# --- padding to the size of the input ---------------------------------------------------------
+
+
+def _pad_symmetrically(network: nn.Module) -> set[str]:
+    """Give convolutions that pad as their input needs a padding that gives maps as large, in place.
+
+    Their padding is arithmetic on sizes, which would become a dozen nodes; ONNX has an attribute
+    for it, which :func:`_pad_to_size` sets.
+
+    Returns:
+        Names of those modules in the exported graph.
+    """
+    found = set()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Conv2d) and pads_to_size(module):
+            kernel: Any = module.kernel_size
+            stride: Any = module.stride
+            dilation: Any = module.dilation
+            if any(taps % 2 == 0 for taps in kernel):
+                continue  # no symmetric padding keeps the size: the exporter sees what timm does
+            plain = nn.Conv2d(
+                module.in_channels, module.out_channels, kernel, stride,
+                symmetric_padding(kernel, dilation), dilation, module.groups,
+                bias=module.bias is not None, device="meta",
+            )  # fmt: skip
+            plain.weight, plain.bias = module.weight, module.bias
+            replace_module(network, module, plain)
+            found.add(f"network.{name}")
+    return found
+
+
+def _pad_to_size(node: onnx.NodeProto) -> None:
+    kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad")]
+    del node.attribute[:]
+    node.attribute.extend([*kept, onnx.helper.make_attribute("auto_pad", "SAME_UPPER")])
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def _module_of(node: onnx.NodeProto) -> str:
+    """The module that a node comes from, ``network`` first."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            # Modules from the outside in, then the name of the operation.
+            return str(ast.literal_eval(entry.value)[-2])
+    return ""
+
+
+def _rename(model: onnx.ModelProto) -> None:
+    """Name nodes and values by module and operator; constants by the network's own names."""
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+
+    def fresh(name: str) -> str:
+        count = counts[name] = counts.get(name, -1) + 1
+        return f"{name}_{count}" if count else name
+
+    graph = model.graph
+    for tensor in graph.initializer:
+        if not tensor.name.startswith("network."):
+            names[tensor.name] = fresh("network/constant")
+    for node in graph.node:
+        node.name = fresh(f"{_module_of(node) or 'network'}/{node.op_type}")
+        for index, value in enumerate(node.output):
+            names[value] = node.name if index == 0 else f"{node.name}:{index}"
+    names = {old: new for old, new in names.items() if old}
+    for old, new in names.items():
+        for node in graph.node:
+            _replace(node, old, new)
+    for tensor in graph.initializer:
+        tensor.name = names.get(tensor.name, tensor.name)
+    for value in graph.output:
+        value.name = names.get(value.name, value.name)
+
+
+def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
+    for values in (node.input, node.output):
+        for index, value in enumerate(values):
+            if value == old:
+                values[index] = new
+
+
+def _bare(thing: Any) -> Any:
+    """A node or a tensor without remarks."""
+    plain = copy.deepcopy(thing)
+    plain.ClearField("doc_string")
+    plain.ClearField("metadata_props")
+    return plain
