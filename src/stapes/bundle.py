@@ -39,13 +39,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from stapes.config import (
-    LogMelConfig,
-    PerceptualMelConfig,
-    Recipe,
-    ThreeWindowLogMelConfig,
-    parse_recipe,
-)
+from stapes.config import KINDS, Recipe, parse_recipe
 from stapes.errors import ConfigError, ModelFileError, UnknownNameError
 from stapes.features import BandNormalizer, FrontEnd, create_frontend
 from stapes.files import write_bytes
@@ -72,10 +66,6 @@ _HEADER = "stapes"
 _MAX_HEADER_BYTES = 16 * 2**20
 # Not stored when packed: counts training steps, and no network of ours computes with it.
 _COUNTER = "num_batches_tracked"
-_FRONTENDS = {
-    config.model_fields["name"].default: config
-    for config in (LogMelConfig, PerceptualMelConfig, ThreeWindowLogMelConfig)
-}
 
 
 class WaveformClassifier(nn.Module):
@@ -392,7 +382,7 @@ def _check_header(header: Mapping[str, Any]) -> None:
         raise ValueError(f"precision = {precision!r}: the network computes in {computes}")
     # The ranges of recipes hold here too: a front end's size has no other bound.
     frontend = header["frontend"]
-    config = _FRONTENDS.get(frontend["name"])
+    config = KINDS["features"].get(frontend["name"])
     if config is not None:
         try:
             config.model_validate({k: v for k, v in frontend.items() if k in config.model_fields})

@@ -17,14 +17,16 @@ from stapes.config import Recipe
 from stapes.data import Clip
 from stapes.errors import AudioError, StapesError, UnknownNameError
 from stapes.explain.attribution import (
-    choose_baseline,
-    explain_recording,
-    explain_windows,
-    frame_times,
     grad_cam,
     integrated_gradients,
     label_probabilities,
     upsample,
+)
+from stapes.explain.explanation import (
+    choose_baseline,
+    explain_recording,
+    explain_windows,
+    frame_times,
 )
 from stapes.features import BandNormalizer, create_frontend
 from stapes.models import create_model

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from stapes.errors import StapesError
-from stapes.explain.attribution import Explanation, IntegratedGradients
+from stapes.explain.attribution import IntegratedGradients
 from stapes.explain.attribution_figures import draw_attribution
+from stapes.explain.explanation import Explanation
 from stapes.explain.faithfulness import Curve, Faithfulness
 
 

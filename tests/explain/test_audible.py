@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from stapes.bundle import Bundle
 from stapes.config import Recipe
 from stapes.errors import StapesError
-from stapes.explain.attribution import explain_recording
 from stapes.explain.audible import apply_gains, attributed_part, audible_part, write_sound
+from stapes.explain.explanation import explain_recording
 from stapes.features import BandNormalizer, create_frontend
 
 RATE = 16000

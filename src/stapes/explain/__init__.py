@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from stapes.explain.attribution import (
-    Explanation,
-    IntegratedGradients,
-    explain_recording,
-    explain_windows,
-    grad_cam,
-    integrated_gradients,
-)
+from stapes.explain.attribution import IntegratedGradients, grad_cam, integrated_gradients
 from stapes.explain.attribution_figures import draw_attribution
 from stapes.explain.audible import AudiblePart, apply_gains, audible_part, write_sound
 from stapes.explain.effective_field import (
@@ -19,6 +12,7 @@ from stapes.explain.effective_field import (
     receptive_field_on_recordings,
     without_damping,
 )
+from stapes.explain.explanation import Explanation, explain_recording, explain_windows
 from stapes.explain.faithfulness import Curve, Faithfulness, faithfulness
 from stapes.explain.figures import draw_receptive_field
 from stapes.explain.recordings import find_recordings, recordings_of_run

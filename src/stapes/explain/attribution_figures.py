@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stapes.explain.attribution import Explanation, Floats
+from stapes.explain.attribution import Floats
+from stapes.explain.explanation import Explanation
 from stapes.explain.faithfulness import Faithfulness
 from stapes.explain.figures import GRID, INK, MUTED, check_figure_name, plain_axes, write_figure
 from stapes.features.axis import frequency_label, frequency_ticks

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from stapes.bundle import Bundle
 from stapes.errors import StapesError
-from stapes.explain.attribution import Explanation, label_probabilities
+from stapes.explain.attribution import label_probabilities
+from stapes.explain.explanation import Explanation
 from stapes.files import atomic_path
 
 __all__ = [
