@@ -74,7 +74,7 @@ class OnnxClassifier(BaseClassifier):
         """See :meth:`stapes.inference.BaseClassifier.probabilities`.
 
         Raises:
-            ValueError: not (B, C, N) with the model's channels, or too few samples for it.
+            ValueError: not (B, C, N) with the model's channels, or fewer samples than it needs.
         """
         windows = np.ascontiguousarray(windows, dtype=np.float32)
         if windows.ndim != 3 or windows.shape[1] != self.audio.channels:
@@ -88,10 +88,10 @@ class OnnxClassifier(BaseClassifier):
         try:
             found = self._session.run([_OUTPUT], {_INPUT: windows}, options)[0]
         except Exception as error:  # onnxruntime's errors have no base of their own
-            if windows.shape[2] >= self.audio.window:
+            if windows.shape[2] == self.audio.window:
                 raise
             raise ValueError(
-                f"{windows.shape[2]} samples are too few for this model; its windows have "
+                f"the model cannot answer {windows.shape[2]} samples; its windows have "
                 f"{self.audio.window}"
             ) from error
         result: NDArray[np.float32] = found
