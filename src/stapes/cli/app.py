@@ -14,7 +14,9 @@ from stapes.cli import (
     ensemble,
     evaluate,
     explain,
+    export,
     inspect,
+    parity,
     predict,
     quantize,
     recipes,
@@ -58,6 +60,8 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.command("quantize")(quantize.quantize)
 app.command("compare")(compare.compare)
+app.command("export")(export.export)
+app.command("parity")(parity.parity)
 app.command("ensemble")(ensemble.ensemble)
 app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
