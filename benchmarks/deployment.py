@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stapes.deploy.c99.folder import write_c
 from torch.nn.utils import prune
 
 from benchmarks._common import HITS, machine
@@ -28,6 +27,7 @@ from stapes.audio import read
 from stapes.bundle import Bundle
 from stapes.config import parse_recipe
 from stapes.deploy.c99.compiled import CompiledClassifier
+from stapes.deploy.c99.folder import write_c
 from stapes.deploy.export import in_eight_bits
 from stapes.deploy.onnx import onnx_model
 from stapes.evaluation.predict import Classifier
