@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +15,14 @@ from stapes.errors import ConfigError
 from stapes.features import BandNormalizer, FrontEnd, LogMel, PerceptualMel
 from stapes.inference.settings import AudioSettings
 
-__all__ = ["frontend_part"]
+__all__ = ["VECTOR_BYTES", "Sizes", "frontend_part", "frontend_sizes"]
 
-_VECTOR_BYTES = 32  # of the widest processors that the header tells apart
+VECTOR_BYTES = 32
+"""Of the widest processors that the header tells apart: those with AVX."""
+
 _DB = 10.0 / math.log(10.0)
+
+_Table = tuple[str, str, Values, str]  # type, name, numbers, meaning
 
 _ARITHMETIC = """
 /* What the Fourier transform computes in; STAPES_SINGLE makes it float in any case. */
@@ -68,14 +73,10 @@ def frontend_part(frontend: FrontEnd, normalizer: BandNormalizer, audio: AudioSe
             f"C export: there is no C code for the front end '{frontend.name}'; export to ONNX, or "
             "train with log_mel or perceptual_mel."
         )
-    precise = isinstance(frontend, LogMel)
     points = _halved(frontend.n_fft)
     tables = _tables(frontend, normalizer)
-    reals = sum(len(values) for kind, _, values, _ in tables if kind == "stapes_real")
-    others = sum(len(values) for *_, values, _ in tables) - reals
-    # A whole number of 8 bytes, so that no compiler has to pad the struct.
-    floors = audio.channels + audio.channels % 2
-    real_bytes = 8 if precise else 4
+    reals, others = _counts(tables)
+    sizes = frontend_sizes(frontend, normalizer, audio.channels, vector_bytes=VECTOR_BYTES)
     lines = [
         "/* --- what the model listens to --- */\n",
         define("STAPES_SAMPLE_RATE", audio.sample_rate, "Hz"),
@@ -92,19 +93,19 @@ def frontend_part(frontend: FrontEnd, normalizer: BandNormalizer, audio: AudioSe
         define("STAPES_HOP", frontend.hop_length, "samples between frames"),
         define("STAPES_FRAMES", frontend.n_frames(audio.window), "of a window"),
         define("STAPES_BINS", frontend.n_bins, "mel bands of each channel"),
-        define("STAPES_PERCEPTUAL", not precise, "bands of levels, not levels of bands"),
+        define("STAPES_PERCEPTUAL", not _precise(frontend), "bands of levels, not levels of bands"),
         *_floor(frontend),
-        _ARITHMETIC.format(precise=int(precise)),
+        _ARITHMETIC.format(precise=int(_precise(frontend))),
         define("STAPES_POINTS", points, "of the complex transform"),
         define("STAPES_PASSES", len(_radices(points))),
         define("STAPES_TURNS", _halved(frontend.n_fft)),
         define("STAPES_POWERS", frontend.n_fft // 2 + 1, "bins of the power spectrum"),
-        define("STAPES_FLOORS", floors, "channels, made even"),
+        define("STAPES_FLOORS", _even(audio.channels), "channels, made even"),
         "",
         "/* Bytes of the state and of the tables. */",
         define(
             "STAPES_FRONTEND_RAM",
-            f"({4 * points} * STAPES_LANES * STAPES_REAL_BYTES + {4 * floors})",
+            f"({4 * points} * STAPES_LANES * STAPES_REAL_BYTES + {4 * _even(audio.channels)})",
         ),
         define("STAPES_FRONTEND_FLASH", f"({reals} * STAPES_REAL_BYTES + {4 * others})"),
         "",
@@ -118,15 +119,63 @@ def frontend_part(frontend: FrontEnd, normalizer: BandNormalizer, audio: AudioSe
     return Part(
         header="\n".join(lines) + "\n",
         source="\n".join(source),
-        flash=reals * real_bytes + 4 * others,
-        ram=4 * points * _VECTOR_BYTES + 4 * floors,
+        flash=sizes.flash,
+        ram=sizes.ram,
     )
 
 
-def _tables(
-    frontend: LogMel | PerceptualMel, normalizer: BandNormalizer
-) -> list[tuple[str, str, Values, str]]:
-    """Type, name, numbers and meaning; integers and floats take 4 bytes."""
+@dataclass(frozen=True)
+class Sizes:
+    """What the front end takes on some processor: bytes of tables and state, frames at once."""
+
+    flash: int
+    ram: int
+    lanes: int
+
+
+def frontend_sizes(
+    frontend: LogMel | PerceptualMel,
+    normalizer: BandNormalizer,
+    channels: int,
+    *,
+    vector_bytes: int,
+    single: bool = False,
+) -> Sizes:
+    """What the header's macros say on a processor.
+
+    Args:
+        frontend, normalizer: as for :func:`frontend_part`.
+        channels: C of the waveform.
+        vector_bytes: of its vectors; 0: it has none, or ``STAPES_PLAIN`` is defined.
+        single: whether ``STAPES_SINGLE`` is defined.
+    """
+    real = 4 if single or not _precise(frontend) else 8
+    lanes = vector_bytes // real or 1
+    reals, others = _counts(_tables(frontend, normalizer))
+    return Sizes(
+        flash=reals * real + 4 * others,
+        # Two buffers of complex numbers, and a floor of each channel.
+        ram=4 * _halved(frontend.n_fft) * lanes * real + 4 * _even(channels),
+        lanes=lanes,
+    )
+
+
+def _counts(tables: list[_Table]) -> tuple[int, int]:
+    """Numbers of the type of the transform, and all others, which take 4 bytes."""
+    reals = sum(len(values) for kind, _, values, _ in tables if kind == "stapes_real")
+    return reals, sum(len(values) for *_, values, _ in tables) - reals
+
+
+def _precise(frontend: LogMel | PerceptualMel) -> bool:
+    return isinstance(frontend, LogMel)
+
+
+def _even(channels: int) -> int:
+    # The state becomes a whole number of 8 bytes, so that no compiler has to pad it.
+    return channels + channels % 2
+
+
+def _tables(frontend: LogMel | PerceptualMel, normalizer: BandNormalizer) -> list[_Table]:
     n_fft = frontend.n_fft
     angle = -2 * np.pi * np.arange(_halved(n_fft)) / n_fft
     turns = np.stack([np.cos(angle), np.sin(angle)], axis=1).reshape(-1)
