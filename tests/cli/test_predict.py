@@ -73,6 +73,20 @@ def test_an_exported_model_answers_in_every_format(model: Path, clip: Path) -> N
     ]  # fmt: skip
 
 
+def test_a_timeline_with_two_thresholds_and_smoothing(model: Path, clip: Path) -> None:
+    command = ("predict", model, clip, "--timeline", "--hop", "0.5", "--threshold", "0.9",
+               "--format", "csv")  # fmt: skip
+    (row,) = csv.DictReader(run(*command, "--release", "0.1").stdout.splitlines())
+    assert (row["start"], row["end"], row["label"]) == ("0.0", "1.0", "positive")
+    assert float(row["score"]) == pytest.approx((HIGH + LOW) / 2, abs=1e-4)
+    # The mean of both windows leads with too little.
+    assert len(run(*command, "--smoothing", "3").stdout.splitlines()) == 1
+    wrong = run(*command, "--release", "0.95")
+    assert wrong.stderr == "Error: --release 0.95: must be at most --threshold, which is 0.9.\n"
+    wrong = run("predict", model, clip, "--smoothing", "2")
+    assert wrong.stderr == "Error: --smoothing goes with --timeline.\n"
+
+
 def test_a_timeline_of_an_exported_model(model: Path, clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "events.jsonl"
     done = run("predict", model, clip, "--timeline", "--hop", "0.5", "--format", "jsonl",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Device", "Overrides", "Threads", "Workers"]
+__all__ = ["Device", "Overrides", "Threads", "Workers", "check_hop", "check_release"]
 
 Overrides = Annotated[
     list[str] | None,
@@ -19,3 +19,33 @@ Workers = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
 ]
+
+
+def check_hop(hop: float | None, classifier: Any) -> None:
+    """Refuse a hop that the model's windows cannot have.
+
+    Raises:
+        StapesError: not above 0 and at most a window.
+    """
+    from stapes.errors import StapesError
+
+    audio = classifier.audio
+    if hop is not None and not 1 / audio.sample_rate <= hop <= audio.window_seconds:
+        raise StapesError(
+            f"--hop {hop:g}: must be above 0 and at most the model's window of "
+            f"{audio.window_seconds:g} s."
+        )
+
+
+def check_release(release: float | None, threshold: float) -> None:
+    """Refuse an event that ends above where it begins.
+
+    Raises:
+        StapesError: the release is above the threshold.
+    """
+    from stapes.errors import StapesError
+
+    if release is not None and release > threshold:
+        raise StapesError(
+            f"--release {release:g}: must be at most --threshold, which is {threshold:g}."
+        )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any
 
 import typer
 
+from stapes.cli.options import check_hop, check_release
+from stapes.cli.rows import Format, row_writer
 from stapes.cli.terminal import Terminal
 
 __all__ = ["predict"]
@@ -24,9 +24,7 @@ def predict(
         list[str],
         typer.Argument(help="Recordings, folders of recordings, or - for names on standard input."),
     ],
-    format: Annotated[
-        Literal["table", "csv", "jsonl"], typer.Option(help="Of the result.")
-    ] = "table",
+    format: Annotated[Format, typer.Option(help="Of the result.")] = "table",
     top: Annotated[int, typer.Option("--top", "-k", help="Labels per recording.", min=1)] = 1,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Events with start and end instead of one answer.")
@@ -38,6 +36,13 @@ def predict(
     threshold: Annotated[
         float, typer.Option(help="Least probability of a timeline's event.", min=0, max=1)
     ] = 0.0,
+    release: Annotated[
+        float | None,
+        typer.Option(help="A timeline's event goes on down to here [threshold].", min=0, max=1),
+    ] = None,
+    smoothing: Annotated[
+        int, typer.Option(help="Windows of a timeline that are averaged.", min=1)
+    ] = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write here instead of standard output.")
     ] = None,
@@ -52,10 +57,14 @@ def predict(
     """
     from stapes.errors import StapesError
 
-    if hop is not None and not timeline:
-        raise StapesError("--hop goes with --timeline.")
+    if not timeline:
+        given = {"hop": hop is not None, "release": release is not None, "smoothing": smoothing > 1}
+        for name in given:
+            if given[name]:
+                raise StapesError(f"--{name} goes with --timeline.")
     if timeline and top != 1:
         raise StapesError("--top does not go with --timeline: an event has one label.")
+    check_release(release, threshold)
     paths = list(_paths(inputs))
     if not paths:
         raise StapesError(f"{', '.join(inputs)}: no recordings found.")
@@ -64,21 +73,19 @@ def predict(
 
     with quiet_decoders():  # ONNX Runtime may speak of hardware that it looks for and does not find
         classifier = load(model, device)
-    if (
-        hop is not None
-        and not 1 / classifier.audio.sample_rate <= hop <= classifier.audio.window_seconds
-    ):
-        raise StapesError(
-            f"--hop {hop:g}: must be above 0 and at most the model's window of "
-            f"{classifier.audio.window_seconds:g} s."
-        )
+    check_hop(hop, classifier)
+    events = None
+    if timeline:
+        events = {
+            "hop_seconds": hop, "threshold": threshold, "release": release, "smoothing": smoothing,
+        }  # fmt: skip
     if out is None:
-        failed = _run(classifier, paths, sys.stdout, format, top, timeline, hop, threshold)
+        failed = _run(classifier, paths, sys.stdout, format, top, events)
     else:
         from stapes.files import atomic_path
 
         with atomic_path(out) as aside, _open(aside) as file:
-            failed = _run(classifier, paths, file, format, top, timeline, hop, threshold)
+            failed = _run(classifier, paths, file, format, top, events)
     if failed:
         sys.stderr.write(f"{failed} of {len(paths)} recordings could not be read.\n")
         raise typer.Exit(1)
@@ -104,27 +111,29 @@ def _run(
     classifier: Any,
     paths: list[Path],
     file: IO[str],
-    format: str,
+    format: Format,
     top: int,
-    timeline: bool,
-    hop: float | None,
-    threshold: float,
+    events: dict[str, Any] | None,
 ) -> int:
-    """Write a row per answer as soon as it is known; gives the number of failures."""
+    """Write a row per answer as soon as it is known; gives the number of failures.
+
+    ``events`` are the settings of a timeline, none for one answer.
+    """
     from stapes.errors import AudioError
 
-    columns = ["path", "start", "end", "label", "score"] if timeline else ["path", "label", "score"]
-    if not timeline and top > 1:
+    columns = ["path", "label", "score"]
+    if events is not None:
+        columns = ["path", "start", "end", "label", "score"]
+    elif top > 1:
         columns = ["path", "rank", "label", "score"]
     # Rows are written as they come, so the first column's width is settled by the names alone.
-    write = _writer(file, format, columns, max(len(str(path)) for path in paths))
+    write = row_writer(file, format, columns, path=max(len(str(path)) for path in paths))
     failed = 0
     with Terminal() as terminal:
         for number, path in enumerate(paths):
             try:
-                if timeline:
-                    events = classifier.timeline(path, hop_seconds=hop, threshold=threshold)
-                    for e in events:
+                if events is not None:
+                    for e in classifier.timeline(path, **events):
                         write([str(path), round(e.start, 3), round(e.end, 3), e.label,
                                round(e.score, 4)])  # fmt: skip
                 elif top > 1:
@@ -139,29 +148,3 @@ def _run(
             if len(paths) > 1 and file is not sys.stdout:
                 terminal.progress("Classifying", number + 1, len(paths))
     return failed
-
-
-def _writer(file: IO[str], format: str, columns: list[str], name_width: int) -> Any:
-    if format == "csv":
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(columns)
-        return rows.writerow
-    if format == "jsonl":
-        return lambda row: file.write(json.dumps(dict(zip(columns, row, strict=True))) + "\n")
-
-    def line(row: list[Any]) -> None:
-        cells = [str(row[0]).ljust(name_width)]
-        for name, value in zip(columns[1:], row[1:], strict=True):
-            if name == "score":
-                cells.append(f"{value:6.4f}" if value != name else " score")
-            elif name in ("start", "end"):
-                cells.append((f"{value:.2f}" if value != name else name).rjust(9))
-            elif name == "rank":
-                cells.append(str(value).rjust(4))
-            else:
-                cells.append(str(value).ljust(16))
-        file.write("  ".join(cells).rstrip() + "\n")
-        file.flush()
-
-    line(columns)
-    return line

@@ -62,7 +62,7 @@ class Smoother:
         ]
         if len(rows) == 1:
             return middle
-        mean = np.mean(rows, axis=0, dtype=np.float64).astype(np.float32)
+        mean = np.stack(rows).mean(0, dtype=np.float64).astype(np.float32)
         return WindowScores(middle.start, middle.end, mean)
 
 

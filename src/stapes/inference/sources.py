@@ -174,14 +174,14 @@ class _Held:
 
 
 def _scaled(kind: str) -> Callable[[bytes], NDArray[np.float32]]:
-    return lambda raw: as_waveform(np.frombuffer(raw, kind))[0]
+    return lambda raw: as_waveform(np.frombuffer(raw, kind)).reshape(-1)
 
 
 def _scaled_24(raw: bytes) -> NDArray[np.float32]:
     # Three bytes become the upper three of four, so that the type's range is the full scale.
     wide = np.zeros((len(raw) // 3, 4), np.uint8)
     wide[:, 1:] = np.frombuffer(raw, np.uint8).reshape(-1, 3)
-    return as_waveform(wide.reshape(-1).view("<i4"))[0]
+    return as_waveform(wide.reshape(-1).view("<i4")).reshape(-1)
 
 
 ENCODINGS: dict[str, tuple[int, Callable[[bytes], NDArray[np.float32]]]] = {
