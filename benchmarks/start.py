@@ -1,4 +1,5 @@
-"""How long a shell command takes: ``stapes --help`` and ``stapes predict`` of one clip.
+"""How long a shell command takes: ``stapes --help`` and ``stapes predict`` of one clip, with the
+trained model and with the exported one.
 
 The baselines are what no program on this base can beat: starting Python, and importing torch.
 """
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 from benchmarks._common import HITS, machine, quick_model
+from stapes.bundle import load_bundle
+from stapes.deploy.onnx import onnx_model
 
 REPEATS = 7
 
@@ -21,20 +24,16 @@ def main() -> str:
     """Measure and return a markdown section."""
     clip = sorted(HITS.rglob("*.ogg"))[0]
     with tempfile.TemporaryDirectory() as name:
-        model = quick_model(Path(name))
+        model, exported = quick_model(Path(name)), Path(name) / "model.onnx"
+        exported.write_bytes(onnx_model(load_bundle(model)))
         python = sys.executable
+        predict = [python, "-m", "stapes", "predict"]
         commands = {
             "`python -c pass`": [python, "-c", "pass"],
             "`stapes --help`": [python, "-m", "stapes", "--help"],
             "`python -c 'import torch'`": [python, "-c", "import torch"],
-            "`stapes predict MODEL CLIP`": [
-                python,
-                "-m",
-                "stapes",
-                "predict",
-                str(model),
-                str(clip),
-            ],
+            "`stapes predict MODEL CLIP`": [*predict, str(model), str(clip)],
+            "`stapes predict MODEL.onnx CLIP`": [*predict, str(exported), str(clip)],
         }
         times: dict[str, list[float]] = {label: [] for label in commands}
         for repeat in range(REPEATS + 1):
