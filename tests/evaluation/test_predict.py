@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stapes.bundle import Bundle
 from stapes.config import load_recipe, resolve
 from stapes.errors import StapesError
 from stapes.evaluation.predict import Classifier
 from stapes.features import BandNormalizer, create_frontend
-from stapes.inference import AudioSettings, WindowScores, merge_events
+from stapes.inference import AudioSettings
 from stapes.models import create_model
 
 RATE, WINDOW = 8000, 0.5
@@ -82,37 +79,3 @@ def test_an_unresolved_recipe_is_refused(classifier: Classifier) -> None:
     unresolved = replace(classifier.bundle, recipe=load_recipe("small"))
     with pytest.raises(StapesError, match="not resolved"):
         Classifier(unresolved)
-
-
-def _windows(leaders: list[int], score: float = 0.8) -> list[WindowScores]:
-    rest = (1 - score) / 2
-    rows = [np.full(3, rest, np.float32) for _ in leaders]
-    for row, leader in zip(rows, leaders, strict=True):
-        row[leader] = score
-    return [WindowScores(float(i), float(i + 1), row) for i, row in enumerate(rows)]
-
-
-def test_events_join_equal_neighbours() -> None:
-    events = list(merge_events(_windows([0, 0, 1, 1, 1, 0]), LABELS))
-    assert [(e.start, e.end, e.label) for e in events] == [
-        (0, 2, "low"), (2, 5, "high"), (5, 6, "low"),
-    ]  # fmt: skip
-    assert [e.score for e in events] == pytest.approx([0.8] * 3)
-
-
-def test_below_the_threshold_there_is_no_event() -> None:
-    windows = _windows([0], 0.9) + [
-        WindowScores(w.start + 1, w.end + 1, w.probabilities) for w in _windows([0, 0], 0.4)
-    ]
-    assert [(e.start, e.end) for e in merge_events(windows, LABELS, 0.5)] == [(0, 1)]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=40))
-def test_no_moment_and_no_border_gives_an_event_twice(leaders: list[int]) -> None:
-    events = list(merge_events(_windows(leaders), LABELS))
-    assert events[0].start == 0
-    assert events[-1].end == len(leaders)
-    for before, after in itertools.pairwise(events):
-        assert before.end == after.start
-        assert before.label != after.label
