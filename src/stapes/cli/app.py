@@ -16,6 +16,7 @@ from stapes.cli import (
     explain,
     export,
     inspect,
+    listen,
     parity,
     predict,
     quantize,
@@ -58,6 +59,7 @@ def _main(
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("listen")(listen.listen)
 app.command("quantize")(quantize.quantize)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
