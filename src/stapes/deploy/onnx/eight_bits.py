@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -81,7 +82,7 @@ class _FloatLayer(nn.Module):
         return y
 
 
-def symmetric_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+def symmetric_padding(kernel: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
     """Zeros on either side that give maps as large as padding to the size of the input does.
 
     Raises:
@@ -92,7 +93,8 @@ def symmetric_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[i
             f"A {kernel[0]}x{kernel[1]} convolution that pads as its input needs cannot be "
             "exported in eight bits; export the float32 model."
         )
-    return tuple(apart * (taps - 1) // 2 for taps, apart in zip(kernel, dilation, strict=True))
+    high, wide = (apart * (taps - 1) // 2 for taps, apart in zip(kernel, dilation, strict=True))
+    return high, wide
 
 
 def with_levels(network: nn.Module) -> tuple[nn.Module, set[str]]:
@@ -120,14 +122,14 @@ def with_levels(network: nn.Module) -> tuple[nn.Module, set[str]]:
 
 
 def add_integers(
-    graph: GraphBuilder, network: nn.Module, tensors: dict[str, onnx.TensorProto]
+    graph: GraphBuilder, network: nn.Module, nodes: Mapping[str, list[onnx.NodeProto]]
 ) -> None:
-    """Put the stored integers in the place of the float weights and biases of an exported network.
+    """Let the layers of an exported network read the stored integers.
 
     Args:
-        graph: gets a DequantizeLinear for each.
+        graph: gets a DequantizeLinear for each weight and bias.
         network: the int8 network.
-        tensors: constants of the exported one, by name; what is replaced is taken out.
+        nodes: of the exported one, by module; changed in place.
     """
     for name, layer in network.named_modules():
         if not isinstance(layer, QuantizedLayer):
@@ -135,22 +137,30 @@ def add_integers(
         integers = layer.integer_weight().numpy()
         multiplier = layer.multiplier().numpy()
         bias = np.rint(layer.whole_bias().double().numpy() / multiplier.astype(np.float64))
-        for what, values, scale, zero in (
-            ("weight", (integers + _ZERO).astype(np.uint8), layer.scale.numpy(), _ZERO),
-            ("bias", bias.astype(np.int32), multiplier, 0),
-        ):
-            value = f"network.{name}.layer.{what}"
-            del tensors[value]
-            plain = value.replace(".layer.", ".")
-            parts = {
-                "": values,
-                "_scale": scale,
-                "_zero_point": np.full(len(scale), zero, values.dtype),
-            }
-            for suffix, array in parts.items():
-                graph.initializers.append(numpy_helper.from_array(array, plain + suffix))
-            graph.nodes.append(
-                onnx.helper.make_node(
-                    "DequantizeLinear", [plain + s for s in parts], [value], name=value, axis=0
-                )
-            )
+        name = f"network.{name}"
+        weight = _dequantized(
+            graph, f"{name}.weight", (integers + _ZERO).astype(np.uint8), layer.scale.numpy(), _ZERO
+        )
+        for node in nodes[f"{name}.layer"]:
+            if node.op_type == "Conv" or node.op_type == "Gemm":
+                del node.input[1:]
+                summand = _dequantized(graph, f"{name}.bias", bias.astype(np.int32), multiplier, 0)
+                node.input.extend([weight, summand])
+            elif node.op_type == "MatMul":
+                node.input[1] = graph.add("Transpose", weight, perm=[1, 0])
+
+
+def _dequantized(
+    graph: GraphBuilder, name: str, integers: NDArray[Any], scale: NDArray[np.float32], zero: int
+) -> str:
+    """Integers times a scale for each output channel, their first axis."""
+    zeros = np.full(len(scale), zero, integers.dtype)
+    inputs = []
+    for what, array in (("", integers), ("_scale", scale), ("_zero_point", zeros)):
+        graph.initializers.append(numpy_helper.from_array(array, name + what))
+        inputs.append(name + what)
+    value = f"{name}/DequantizeLinear"
+    graph.nodes.append(
+        onnx.helper.make_node("DequantizeLinear", inputs, [value], name=value, axis=0)
+    )
+    return value

@@ -11,8 +11,9 @@ import contextlib
 import copy
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import onnx
 import torch
@@ -66,22 +67,26 @@ def add_network(
         same = _pad_symmetrically(plain)
     model, any_length = _export(_Probabilities(plain).eval(), shape)
     _rename(model)
+    nodes = defaultdict(list)
     for node in model.graph.node:
-        if node.op_type == "Conv" and _module_of(node) in same:
-            _pad_to_size(node)
-    nodes = list(model.graph.node)
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    if eight_bits:
-        add_integers(graph, network, tensors)
-    for node in nodes:
         if node.domain:
             raise ConfigError(
                 f"This network needs '{node.domain}.{node.op_type}', which is not part of ONNX: "
                 "it cannot be exported; choose another network."
             )
+        nodes[_module_of(node)].append(node)
+    for name in same:
+        for node in nodes[name]:
+            if node.op_type == "Conv":
+                _pad_to_size(node)
+    if eight_bits:
+        add_integers(graph, network, nodes)
+    used = set()
+    for node in model.graph.node:
         _replace(node, model.graph.input[0].name, spectrogram)
+        used.update(node.input)
         graph.nodes.append(_bare(node))
-    graph.initializers += [_bare(tensor) for tensor in tensors.values()]
+    graph.initializers += [_bare(t) for t in model.graph.initializer if t.name in used]
     return model.graph.output[0].name, any_length
 
 
