@@ -7,10 +7,10 @@ import csv
 import io
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +39,8 @@ def start(
 ) -> subprocess.Popen:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     command = [sys.executable, "-c", CODE, "listen", *map(str, arguments)]
-    return subprocess.Popen(command, **{**pipes, **streams})
+    env = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
+    return subprocess.Popen(command, env=env, **{**pipes, **streams})
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -99,6 +100,14 @@ def test_events_of_a_file_of_a_wav_stream_and_of_raw_samples(
         assert list(csv.DictReader(io.StringIO(out))) == WHOLE
 
 
+def test_what_is_behind_the_last_window_is_told_as_well(run: Run, model: Path) -> None:
+    samples = (np.repeat([0.5, 0.5, -0.25], [HALF, HALF // 2, HALF // 5]) * 32768).astype("<i2")
+    status, out, _ = run(model, "-", "--hop", "0.5", "--every-hop", "--rate", RATE, "--format",
+                         "csv", stdin=samples.tobytes())  # fmt: skip
+    rows = [line.split(",")[:2] for line in out.splitlines()[1:]]
+    assert (status, rows) == (0, [["0.0", "0.5"], ["0.5", "0.85"]])
+
+
 def test_a_row_for_every_hop(run: Run, model: Path, clip: Path) -> None:
     status, out, _ = run(model, clip, "--every-hop", "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -125,12 +134,15 @@ def listening(model: Path) -> Iterator[subprocess.Popen]:
     """Listens to raw samples, and has told one event; another goes on."""
     process = start(model, "-", "--hop", "0.5", "--rate", RATE, "--encoding", "f32le",
                     "--format", "csv")  # fmt: skip
+    watchdog = threading.Timer(60, process.kill)  # a row that is kept back would be waited for
+    watchdog.start()
     process.stdin.write(sound(0.5, -0.25, -0.25).tobytes())
     process.stdin.flush()
     assert process.stdout.readline() == b"start,end,label,score\n"
     # The pipe is open still: rows are not kept back.
     assert process.stdout.readline() == f"0.0,0.5,positive,{HIGH:.3f}\n".encode()
     yield process
+    watchdog.cancel()
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
@@ -212,7 +224,7 @@ def test_a_microphone_that_is_unplugged(
 
 
 def test_a_terminal_shows_what_is_heard_now(model: Path, clip: Path) -> None:
-    ours, theirs = pty.openpty()
+    ours, theirs = pytest.importorskip("pty").openpty()
     process = start(model, clip, "--hop", "0.5", "--format", "csv", stderr=theirs)
     os.close(theirs)
     out, _ = process.communicate(timeout=60)

@@ -73,6 +73,8 @@ def test_an_event_lasts_until_release() -> None:
     (event,) = merge_events(windows, LABELS, 0.5, release=0.3)
     assert (event.label, event.start, event.end) == ("a", 2, 5)
     assert event.score == pytest.approx((0.6 + 0.35 + 0.45) / 3)
+    # Reaching is enough for either threshold, and 0.25 is 0.25 in any precision.
+    assert spans(merge_events(of_a(0.5, 0.25, 0.2), LABELS, 0.5, release=0.25)) == [("a", 0, 2)]
     # 0.45 leads at the sixth second as well, but below the threshold it begins nothing.
 
 

@@ -236,11 +236,11 @@ def test_closing_lets_go_of_the_microphone(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_what_a_slow_model_misses_is_one_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     # Ten seconds are 200 blocks of 50 ms; the model takes the first and then computes while 300
-    # more come, of which 200 fit. While it catches up nothing is taken; then all is again.
+    # more come, of which 200 fit. Until it has caught up nothing is taken; then all is again.
     block = noise(800).T
-    computes, overrun, caught_up, resumed = (threading.Event() for _ in range(4))
+    computes, overrun, halfway, missed, caught_up, resumed = (threading.Event() for _ in range(6))
     blocks = [
-        block, computes.wait, *[block] * 300, overrun.set,
+        block, computes.wait, *[block] * 300, overrun.set, halfway.wait, *[block] * 50, missed.set,
         caught_up.wait, block, block, resumed.set,
     ]  # fmt: skip
     plug(monkeypatch, Driver(blocks))
@@ -248,13 +248,17 @@ def test_what_a_slow_model_misses_is_one_gap(monkeypatch: pytest.MonkeyPatch) ->
     assert next(chunks).shape == (1, 800)
     computes.set()
     assert overrun.wait(10)
-    for _ in range(200):
+    for _ in range(100):
+        assert next(chunks).shape == (1, 800)
+    halfway.set()
+    assert missed.wait(10)
+    for _ in range(100):
         assert next(chunks).shape == (1, 800)
     caught_up.set()
     assert resumed.wait(10)
     gap = next(chunks)
     assert isinstance(gap, Gap)
-    assert gap.seconds == pytest.approx(100 * 0.05)
+    assert gap.seconds == pytest.approx(150 * 0.05)
     assert [next(chunks).shape for _ in range(2)] == [(1, 800)] * 2
 
 
