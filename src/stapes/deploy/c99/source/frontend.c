@@ -128,12 +128,17 @@ static stapes_lanes *take_powers(stapes_frontend *state, const float *samples, i
 static inline void sum_band(const stapes_lanes *bins, const float *weights, int size,
                             stapes_lanes *sum)
 {
-    stapes_lanes total = {0};
+    /* Two sums side by side: an addition need not wait for the one before. */
+    stapes_lanes even = {0}, odd = {0};
 
-    for (int k = 0; k < size; k++) {
-        total += (stapes_real)weights[k] * bins[k];
+    for (int k = 0; k + 1 < size; k += 2) {
+        even += (stapes_real)weights[k] * bins[k];
+        odd += (stapes_real)weights[k + 1] * bins[k + 1];
     }
-    *sum = total;
+    if (size % 2) {
+        even += (stapes_real)weights[size - 1] * bins[size - 1];
+    }
+    *sum = even + odd;
 }
 
 #if STAPES_RELATIVE_FLOOR

@@ -51,18 +51,18 @@ static const char *read_format(wav_file *wav, uint32_t size)
     if (kind != PCM && kind != FLOAT) {
         return "its samples are compressed; convert them to 16-bit PCM";
     }
-    if (channels < 1 || channels > MAX_CHANNELS || rate < 1 || rate > INT32_MAX || bits < 1 ||
-        frame % channels != 0) {
+    if (channels < 1 || channels > MAX_CHANNELS || rate < 1 || rate > INT32_MAX || bits < 1) {
         return DAMAGED;
     }
     wav->channels = (int)channels;
     wav->sample_rate = (long)rate;
-    wav->bytes = (int)(frame / channels);
+    wav->bytes = (int)((bits + 7) / 8);
     wav->is_float = kind == FLOAT;
-    if (wav->is_float ? wav->bytes != 4 && wav->bytes != 8 : wav->bytes < 1 || wav->bytes > 4) {
+    if ((wav->is_float ? bits != 32 && bits != 64 : bits > 32) ||
+        frame != channels * (uint32_t)wav->bytes) {
         return "its samples have an unusual size; convert them to 16-bit PCM";
     }
-    return bits > 8 * frame / channels ? DAMAGED : NULL;
+    return NULL;
 }
 
 static const char *read_header(wav_file *wav)
