@@ -26,8 +26,10 @@ _ONNX_TYPES = {
 class GraphBuilder:
     """Nodes and constants of a graph, in the order in which they are added.
 
-    Values are names. Each name says where the value is from: the room given to :meth:`room`, the
-    operator, and a number.
+    Values are names. Each name says where the value is from: a room, the operator, and a number.
+
+    Args:
+        room: the first part of the names.
 
     Attributes:
         nodes: in an order in which they can run.
@@ -68,6 +70,12 @@ class GraphBuilder:
     def integers(self, *values: int) -> str:
         """A row of whole numbers, as shapes, axes and indices are given."""
         return self.constant(values, np.int64)
+
+    def counting(self, start: int, end: int, *shape: int) -> str:
+        """``start`` to ``end - 1``, in a shape, computed when the file is loaded."""
+        ends = (self.constant(number, np.int64) for number in (start, end, 1))
+        row = self.add("Range", *ends)
+        return self.reshape(row, *shape) if shape else row
 
     def cast(self, value: str, dtype: DTypeLike) -> str:
         """Another type."""

@@ -114,7 +114,7 @@ def with_levels(network: nn.Module) -> tuple[nn.Module, set[str]]:
         if isinstance(module, QuantizedLayer):
             replace_module(copied, module, _FloatLayer(module))
             if isinstance(module, QuantizedConv2d) and module._pads_to_size:
-                same.add(f"network.{name}.layer")
+                same.add(f"{name}.layer")
     for module in list(copied.modules()):
         if isinstance(module, ActivationQuantizer):
             replace_module(copied, module, _Levels(module))
@@ -135,32 +135,33 @@ def add_integers(
         if not isinstance(layer, QuantizedLayer):
             continue
         integers = layer.integer_weight().numpy()
-        multiplier = layer.multiplier().numpy()
-        bias = np.rint(layer.whole_bias().double().numpy() / multiplier.astype(np.float64))
-        name = f"network.{name}"
         weight = _dequantized(
             graph, f"{name}.weight", (integers + _ZERO).astype(np.uint8), layer.scale.numpy(), _ZERO
         )
+        multiplier = layer.multiplier().numpy()
+        bias = np.rint(layer.whole_bias().double().numpy() / multiplier.astype(np.float64))
         for node in nodes[f"{name}.layer"]:
-            if node.op_type == "Conv" or node.op_type == "Gemm":
+            if node.op_type in ("Conv", "Gemm"):
                 del node.input[1:]
-                summand = _dequantized(graph, f"{name}.bias", bias.astype(np.int32), multiplier, 0)
+                summand = _dequantized(graph, f"{name}.bias", bias.astype(np.int32), multiplier)
                 node.input.extend([weight, summand])
             elif node.op_type == "MatMul":
                 node.input[1] = graph.add("Transpose", weight, perm=[1, 0])
 
 
 def _dequantized(
-    graph: GraphBuilder, name: str, integers: NDArray[Any], scale: NDArray[np.float32], zero: int
+    graph: GraphBuilder,
+    name: str,
+    integers: NDArray[Any],
+    scale: NDArray[np.float32],
+    zero_point: int | None = None,
 ) -> str:
     """Integers times a scale for each output channel, their first axis."""
-    zeros = np.full(len(scale), zero, integers.dtype)
-    inputs = []
-    for what, array in (("", integers), ("_scale", scale), ("_zero_point", zeros)):
-        graph.initializers.append(numpy_helper.from_array(array, name + what))
-        inputs.append(name + what)
-    value = f"{name}/DequantizeLinear"
-    graph.nodes.append(
-        onnx.helper.make_node("DequantizeLinear", inputs, [value], name=value, axis=0)
-    )
-    return value
+    arrays = {"": integers, "_scale": scale}
+    if zero_point is not None:
+        arrays["_zero"] = np.full(len(scale), zero_point, integers.dtype)
+    inputs = [name + what for what in arrays]
+    for value, array in zip(inputs, arrays.values(), strict=True):
+        graph.initializers.append(numpy_helper.from_array(array, value))
+    graph.nodes.append(onnx.helper.make_node("DequantizeLinear", inputs, [f"{name}_float"], axis=0))
+    return f"{name}_float"

@@ -87,13 +87,14 @@ def _resizing(graph: GraphBuilder, levels: str, size: int) -> str:
     or, where frames get fewer, as many as there are to a new one; its weights add up to 1. (The
     Resize operator of ONNX Runtime 1.31 gives other numbers where frames get fewer.)
     """
-    one = graph.constant(1.0, np.float32)
+    half, one = graph.constant(0.5, np.float32), graph.constant(1.0, np.float32)
     n_frames = graph.add("Shape", levels, start=3)
     ratio = graph.add("Div", graph.cast(n_frames, np.float32), graph.constant(size, np.float32))
     steps = graph.add("Range", graph.constant(0, np.int64), graph.add("Squeeze", n_frames),
                       graph.constant(1, np.int64))  # fmt: skip
-    old = graph.add("Add", graph.cast(steps, np.float32), graph.constant(0.5, np.float32))
-    new = graph.add("Mul", graph.constant(np.arange(size) + 0.5, np.float32), ratio)
+    old = graph.add("Add", graph.cast(steps, np.float32), half)
+    new = graph.cast(graph.counting(0, size), np.float32)
+    new = graph.add("Mul", graph.add("Add", new, half), ratio)
     apart = graph.add("Sub", graph.add("Unsqueeze", old, graph.integers(1)), new)
     slope = graph.add("Div", graph.add("Abs", apart), graph.add("Max", ratio, one))
     triangle = graph.add("Relu", graph.add("Sub", one, slope))
@@ -110,7 +111,7 @@ def _bands(graph: GraphBuilder, mel: BandMatrix, spectrum: Spectrum) -> str:
     filled = graph.add(
         "ScatterElements",
         graph.add("ConstantOfShape", graph.integers(flat.size)),
-        graph.cast(graph.constant(places, np.int32), np.int64),
+        graph.cast(graph.constant(places, np.min_scalar_type(flat.size)), np.int64),
         graph.constant(flat[places], np.float32),
         axis=0,
     )

@@ -29,6 +29,7 @@ from stapes.models.timm_layers import pads_to_size
 
 __all__ = ["add_network"]
 
+_PREFIX = "network."  # of the one part of _Probabilities
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -83,7 +84,8 @@ def add_network(
         add_integers(graph, network, nodes)
     used = set()
     for node in model.graph.node:
-        _replace(node, model.graph.input[0].name, spectrogram)
+        own_input = model.graph.input[0].name
+        node.input[:] = [spectrogram if name == own_input else name for name in node.input]
         used.update(node.input)
         graph.nodes.append(_bare(node))
     graph.initializers += [_bare(t) for t in model.graph.initializer if t.name in used]
@@ -169,7 +171,7 @@ def _pad_symmetrically(network: nn.Module) -> set[str]:
             )  # fmt: skip
             plain.weight, plain.bias = module.weight, module.bias
             replace_module(network, module, plain)
-            found.add(f"network.{name}")
+            found.add(name)
     return found
 
 
@@ -183,11 +185,11 @@ def _pad_to_size(node: onnx.NodeProto) -> None:
 
 
 def _module_of(node: onnx.NodeProto) -> str:
-    """The module that a node comes from, ``network`` first."""
+    """The network's module that a node comes from."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
             # Modules from the outside in, then the name of the operation.
-            return str(ast.literal_eval(entry.value)[-2])
+            return str(ast.literal_eval(entry.value)[-2]).removeprefix(_PREFIX)
     return ""
 
 
@@ -202,27 +204,19 @@ def _rename(model: onnx.ModelProto) -> None:
 
     graph = model.graph
     for tensor in graph.initializer:
-        if not tensor.name.startswith("network."):
-            names[tensor.name] = fresh("network/constant")
+        own = tensor.name.startswith(_PREFIX)
+        names[tensor.name] = tensor.name.removeprefix(_PREFIX) if own else fresh("constant")
     for node in graph.node:
-        node.name = fresh(f"{_module_of(node) or 'network'}/{node.op_type}")
+        name = fresh(f"{_module_of(node) or 'network'}/{node.op_type}")
+        # They are many, and their outputs say as much.
+        node.name = "" if node.op_type in ("QuantizeLinear", "DequantizeLinear") else name
         for index, value in enumerate(node.output):
-            names[value] = node.name if index == 0 else f"{node.name}:{index}"
-    names = {old: new for old, new in names.items() if old}
-    for old, new in names.items():
-        for node in graph.node:
-            _replace(node, old, new)
-    for tensor in graph.initializer:
+            names[value] = name if index == 0 else f"{name}:{index}"
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+    for tensor in (*graph.initializer, *graph.output):
         tensor.name = names.get(tensor.name, tensor.name)
-    for value in graph.output:
-        value.name = names.get(value.name, value.name)
-
-
-def _replace(node: onnx.NodeProto, old: str, new: str) -> None:
-    for values in (node.input, node.output):
-        for index, value in enumerate(values):
-            if value == old:
-                values[index] = new
 
 
 def _bare(thing: Any) -> Any:

@@ -124,10 +124,10 @@ def _frames(
         return graph.add("Gather", waveform, nearest, axis=2)
 
     # The last frame ends at most blocks * hop samples behind the waveform.
-    behind = graph.add("Add", n_samples, graph.constant(np.arange(blocks * hop), np.int64))
+    behind = graph.add("Add", n_samples, graph.counting(0, blocks * hop))
     parts = [waveform, mirrored(behind)]
     if left:
-        parts.insert(0, mirrored(graph.constant(np.arange(-left, 0), np.int64)))
+        parts.insert(0, mirrored(graph.counting(-left, 0)))
     padded = graph.add(
         "Slice",
         graph.join(*parts, axis=2),
@@ -144,7 +144,7 @@ def _frames(
             graph.constant(1, np.int64),
         )
         starts = graph.add("Mul", steps, graph.integers(hop))
-        places = graph.add("Add", graph.constant(np.arange(length)[:, None], np.int64), starts)
+        places = graph.add("Add", graph.counting(0, length, -1, 1), starts)
         return graph.add("Gather", padded, places, axis=2)
     cut = graph.add("Transpose", graph.reshape(padded, 0, 0, -1, hop), perm=[0, 1, 3, 2])
     columns = []
@@ -162,7 +162,7 @@ def _frames(
 
 def _hann(graph: GraphBuilder, win_length: int, length: int, dtype: DTypeLike) -> str:
     """Periodic Hann window, then zeros: (length, 1). Computed when the file is loaded."""
-    cosine = graph.add("Cos", _angles(graph, np.arange(win_length)[:, None], win_length))
+    cosine = graph.add("Cos", _angles(graph, graph.counting(0, win_length, -1, 1), win_length))
     half = graph.constant(0.5, np.float64)
     window = graph.add("Sub", half, graph.add("Mul", cosine, half))
     if length > win_length:
@@ -171,10 +171,8 @@ def _hann(graph: GraphBuilder, win_length: int, length: int, dtype: DTypeLike) -
     return window if dtype == np.float64 else graph.cast(window, dtype)
 
 
-def _angles(graph: GraphBuilder, numerators: NDArray[np.int64] | str, denominator: int) -> str:
+def _angles(graph: GraphBuilder, numerators: str, denominator: int) -> str:
     """``2 pi numerators / denominator`` in double precision, from whole numbers."""
-    if not isinstance(numerators, str):
-        numerators = graph.constant(numerators, np.int64)
     within = graph.add("Mod", numerators, graph.integers(denominator))
     step = graph.constant(2 * math.pi / denominator, np.float64)
     return graph.add("Mul", graph.cast(within, np.float64), step)
@@ -184,14 +182,12 @@ def _by_products(
     graph: GraphBuilder, frames: str, length: int, p: int, q: int, dtype: DTypeLike
 ) -> Spectrum:
     half = p // 2 + 1
-    r, s = np.arange(half), np.arange(q)
 
     def table(value: str) -> str:
         return value if dtype == np.float64 else graph.cast(value, dtype)
 
     # Inner sums: rows (r, real and imaginary), columns p.
-    inner = graph.add("Mul", graph.constant(r[:, None, None], np.int64),
-                      graph.constant(np.arange(length // q), np.int64))  # fmt: skip
+    inner = graph.add("Mul", graph.counting(0, half, -1, 1, 1), graph.counting(0, length // q))
     angles = _angles(graph, inner, p)
     cosine, sine = graph.add("Cos", angles), graph.add("Sin", angles)
     matrix = graph.reshape(graph.join(cosine, graph.add("Neg", sine), axis=1), 2 * half, -1)
@@ -199,8 +195,10 @@ def _by_products(
     sums = graph.reshape(sums, 0, 0, half, 2 * q, -1)  # (B, C, r, real q and imaginary q, T)
 
     # Outer sums: for each r rows s, columns (real and imaginary, q).
-    bins = r[:, None] + p * s
-    outer = graph.add("Mul", graph.constant(bins[..., None], np.int64), graph.constant(s, np.int64))
+    steps = graph.add("Mul", graph.counting(0, q, -1, 1), graph.integers(p))
+    outer = graph.add(
+        "Mul", graph.add("Add", graph.counting(0, half, -1, 1, 1), steps), graph.counting(0, q)
+    )
     angles = _angles(graph, outer, p * q)
     cosine, sine = graph.add("Cos", angles), graph.add("Sin", angles)
     real = graph.join(cosine, sine, axis=2)
@@ -214,6 +212,7 @@ def _by_products(
     power = graph.add("Add", *squares)
 
     # Bins above the middle are those below it, mirrored; those with r = 0 or P / 2 come twice.
+    bins = np.arange(half)[:, None] + p * np.arange(q)
     folded = np.minimum(bins, p * q - bins).reshape(-1)
     repeated = np.ones(folded.size, dtype=bool)
     repeated[np.unique(folded, return_index=True)[1]] = False
