@@ -215,7 +215,7 @@ def made_up_sound(channels: int, n_samples: int) -> NDArray[np.float32]:
     x = i * np.uint32(2654435761)
     x = (x ^ x >> np.uint32(15)) * np.uint32(2246822519)
     x = (x ^ x >> np.uint32(13)) >> np.uint32(8)
-    loudness = np.where(i // 4096 % 2 == 1, np.float32(0.25), np.float32(0.0078125))
+    loudness = np.where(i // 1024 % 2 == 1, np.float32(0.25), np.float32(0.0078125))
     sound = (x.astype(np.float32) / np.float32(8388608) - np.float32(1)) * loudness
     return sound.astype(np.float32).reshape(channels, n_samples)
 

@@ -18,7 +18,7 @@ static float made_up(uint32_t i)
     uint32_t x = i * 2654435761u;
     x = (x ^ x >> 15) * 2246822519u;
     x = (x ^ x >> 13) >> 8;
-    const float loudness = i / 4096 % 2 ? 0.25f : 0.0078125f;
+    const float loudness = i / 1024 % 2 ? 0.25f : 0.0078125f;
     return ((float)x / 8388608.0f - 1.0f) * loudness;
 }
 
