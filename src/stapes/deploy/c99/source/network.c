@@ -1,0 +1,286 @@
+/*
+ * Depth first: with every STAPES_CHUNK columns each layer computes what it can and leaves the few
+ * columns that it will need again, so that memory does not grow with the window.
+ *
+ * Times are columns of a map. The zeros that a convolution sees beyond both ends of the window
+ * are columns of the map that it reads (stapes_map.margin), at times from -margin on.
+ */
+
+#include <string.h>
+
+#include "layers.h"
+
+#define COLUMN (STAPES_CHANNELS * STAPES_BINS)
+
+/*
+ * The stem steps by two along both axes. Its input is split by even and odd places, so that it
+ * steps by one like all others: place j = i + STEM_PADDING of channel c goes to bin
+ * j_frequency / 2 and column j_time / 2 of part k = 2 (j_frequency % 2) + j_time % 2, which is row
+ * 4 c + k, or level k in row c. Of the last column, only the even parts need be there.
+ */
+#define STEM_PADDING 1
+
+static stapes_cell *cell(stapes_network *state, int map, int row, int32_t time, int position)
+{
+    const stapes_map *m = &stapes_maps[map];
+    return state->cells + m->offset + row * m->stride + (time - state->first[map]) * m->pitch +
+           position;
+}
+
+/* Columns of a map that are zero, from `time` on. */
+static void clear(stapes_network *state, int map, int32_t time, int32_t count)
+{
+    const stapes_map *m = &stapes_maps[map];
+    const size_t size = (size_t)(count * m->pitch) * sizeof(stapes_cell);
+
+    for (int row = 0; row < m->rows; row++) {
+        memset(cell(state, map, row, time, 0), m->zero, size);
+    }
+}
+
+/* The zeros between columns, which a long run has overwritten. */
+static void clear_gaps(stapes_network *state, int map, int32_t time, int32_t count)
+{
+    const stapes_map *m = &stapes_maps[map];
+    const size_t size = m->gap * sizeof(stapes_cell);
+
+    if (m->gap == 0) {
+        return;
+    }
+    for (int row = 0; row < m->rows; row++) {
+        stapes_cell *gap = cell(state, map, row, time, 0);
+        for (int32_t column = 0; column < count; column++) {
+            memset(gap + column * m->pitch, m->zero, size);
+        }
+    }
+}
+
+static void convolve(stapes_network *state, const stapes_layer *layer, int32_t next, int32_t count)
+{
+    const stapes_map *in = &stapes_maps[layer->in], *out = &stapes_maps[layer->out];
+    const int32_t from = next * layer->step - layer->lead;
+    const int shortcut = layer->shortcut != STAPES_NONE;
+    const int32_t shortcut_pitch = shortcut ? stapes_maps[layer->shortcut].pitch : out->pitch;
+    /* Where columns are equally long, they make one line. */
+    const int line = in->pitch == out->pitch && shortcut_pitch == out->pitch;
+    const int32_t runs = line ? 1 : count;
+    stapes_run run;
+
+    run.x = cell(state, layer->in, 0, from, layer->start);
+    run.y = cell(state, layer->out, 0, next, out->gap);
+    run.y_stride = out->stride;
+    run.cells = line ? count * out->pitch - out->gap : out->bins;
+    run.shortcut = NULL;
+    run.shortcut_stride = 0;
+    if (shortcut) {
+        const stapes_map *m = &stapes_maps[layer->shortcut];
+        run.shortcut = cell(state, layer->shortcut, 0, next, m->gap);
+        run.shortcut_stride = m->stride;
+    }
+    for (int32_t i = 0; i < runs; i++) {
+        if (layer->kind == STAPES_SPARSE) {
+            stapes_convolve_sparse(layer, &run);
+        } else {
+            stapes_convolve(layer, &run);
+        }
+        run.x += in->pitch;
+        run.y += out->pitch;
+        if (shortcut) {
+            run.shortcut += shortcut_pitch;
+        }
+    }
+    if (line) {
+        clear_gaps(state, layer->out, next + 1, count - 1);
+    }
+}
+
+static stapes_cell largest(stapes_cell a, stapes_cell b)
+{
+#if STAPES_INT8
+    for (int i = 0; i < 4; i++) {
+        a.level[i] = a.level[i] > b.level[i] ? a.level[i] : b.level[i];
+    }
+    return a;
+#else
+    return a > b ? a : b;
+#endif
+}
+
+/* The largest of 2 x 2; an odd bin or column at the end is left out. */
+static void pool(stapes_network *state, const stapes_layer *layer, int32_t next, int32_t count)
+{
+    const stapes_map *in = &stapes_maps[layer->in], *out = &stapes_maps[layer->out];
+
+    for (int row = 0; row < out->rows; row++) {
+        for (int32_t i = next; i < next + count; i++) {
+            const stapes_cell *restrict a = cell(state, layer->in, row, 2 * i, in->gap);
+            const stapes_cell *restrict b = a + in->pitch;
+            stapes_cell *restrict y = cell(state, layer->out, row, i, out->gap);
+            for (int bin = 0; bin < out->bins; bin++) {
+                y[bin] = largest(largest(a[2 * bin], a[2 * bin + 1]),
+                                 largest(b[2 * bin], b[2 * bin + 1]));
+            }
+        }
+    }
+}
+
+/* Add to the totals over the feature map. */
+static void sum_up(stapes_network *state, const stapes_layer *layer, int32_t next, int32_t count)
+{
+    const stapes_map *in = &stapes_maps[layer->in];
+
+    for (int row = 0; row < in->rows; row++) {
+        for (int32_t i = next; i < next + count; i++) {
+            const stapes_cell *x = cell(state, layer->in, row, i, in->gap);
+#if STAPES_INT8
+            for (int bin = 0; bin < in->bins; bin++) {
+                for (int k = 0; k < 4; k++) {
+                    state->totals[4 * row + k] += x[bin].level[k];
+                }
+            }
+#else
+            float sum = 0;
+            for (int bin = 0; bin < in->bins; bin++) {
+                sum += x[bin];
+            }
+            state->totals[row] += sum;
+#endif
+        }
+    }
+}
+
+/* Columns that a layer can make now. */
+static int32_t ready(const stapes_network *state, const stapes_layer *layer, int32_t next)
+{
+    const int32_t total = layer->columns;
+    const int32_t end = state->first[layer->in] + state->count[layer->in];
+    int32_t last = (end + layer->lead - layer->reach + layer->step) / layer->step;
+
+    last = last < total ? last : total;
+    return last - next >= layer->batch || last == total ? last - next : 0;
+}
+
+/* Forget what no layer needs again, and move the rest to the front. */
+static void compact(stapes_network *state)
+{
+    int32_t needed[STAPES_MAPS];
+
+    for (int map = 0; map < STAPES_MAPS; map++) {
+        needed[map] = state->first[map] + state->count[map];
+    }
+    for (int i = 0; i < STAPES_LAYERS; i++) {
+        const stapes_layer *layer = &stapes_layers[i];
+        const int32_t from = state->next[i] * layer->step - layer->lead;
+        if (from < needed[layer->in]) {
+            needed[layer->in] = from;
+        }
+        if (layer->shortcut != STAPES_NONE && state->next[i] < needed[layer->shortcut]) {
+            needed[layer->shortcut] = state->next[i];
+        }
+    }
+    for (int map = 0; map < STAPES_MAPS; map++) {
+        const stapes_map *m = &stapes_maps[map];
+        const int32_t dropped = needed[map] - state->first[map];
+        const int32_t kept = state->count[map] - dropped;
+        if (dropped > 0 && kept > 0) {
+            for (int row = 0; row < m->rows; row++) {
+                memmove(cell(state, map, row, state->first[map], 0),
+                        cell(state, map, row, needed[map], 0),
+                        (size_t)(kept * m->pitch) * sizeof(stapes_cell));
+            }
+        }
+        state->first[map] += dropped;
+        state->count[map] = kept;
+    }
+}
+
+static void compute(stapes_network *state)
+{
+    for (int i = 0; i < STAPES_LAYERS; i++) {
+        const stapes_layer *layer = &stapes_layers[i];
+        const int32_t next = state->next[i];
+        const int32_t count = ready(state, layer, next);
+        if (count <= 0) {
+            continue;
+        }
+        state->next[i] += count;
+        if (layer->kind == STAPES_MEAN) {
+            sum_up(state, layer, next, count);
+            continue;
+        }
+        if (layer->kind == STAPES_POOL) {
+            pool(state, layer, next, count);
+        } else {
+            convolve(state, layer, next, count);
+        }
+        state->count[layer->out] += count;
+        if (state->next[i] == layer->columns) {
+            const int margin = stapes_maps[layer->out].margin;
+            clear(state, layer->out, layer->columns, margin);
+            state->count[layer->out] += margin;
+        }
+    }
+    compact(state);
+}
+
+void stapes_network_begin(stapes_network *state)
+{
+    memset(state, 0, sizeof *state);
+    for (int map = 0; map < STAPES_MAPS; map++) {
+        const stapes_map *m = &stapes_maps[map];
+        memset(state->cells + m->offset, m->zero,
+               (size_t)(m->rows * m->stride) * sizeof(stapes_cell));
+        state->first[map] = -m->margin;
+        state->count[map] = m->margin;
+    }
+    state->count[0] = (STEM_PADDING - 1) / 2 + 1;
+}
+
+/* Put a column of the spectrogram, or a column of zeros, where the stem reads it. */
+static void split(stapes_network *state, const float *column)
+{
+    const int32_t time = state->frames + STEM_PADDING;
+
+    for (int channel = 0; channel < STAPES_CHANNELS; channel++) {
+        for (int bin = 0; bin < STAPES_BINS; bin++) {
+            const int place = bin + STEM_PADDING;
+            const float value = column == NULL ? 0 : column[channel * STAPES_BINS + bin];
+            const int part = 2 * (place % 2) + time % 2;
+#if STAPES_INT8
+            cell(state, 0, channel, time / 2, place / 2)->level[part] =
+                stapes_level(value, stapes_maps[0].scale, stapes_maps[0].zero);
+#else
+            *cell(state, 0, 4 * channel + part, time / 2, place / 2) = value;
+#endif
+        }
+    }
+    state->count[0] = time / 2 + 1 - state->first[0];
+    state->frames++;
+}
+
+void stapes_network_push(stapes_network *state, const float *columns, int count)
+{
+    for (int i = 0; i < count && state->frames < STAPES_FRAMES; i++) {
+        split(state, columns + i * COLUMN);
+        if (state->frames == STAPES_FRAMES) {
+            for (int k = 0; k < STEM_PADDING; k++) {
+                split(state, NULL);
+            }
+        } else if (state->frames % STAPES_CHUNK != 0) {
+            continue;
+        }
+        compute(state);
+    }
+}
+
+void stapes_network_end(const stapes_network *state, float *logits)
+{
+    for (int label = 0; label < STAPES_LABELS; label++) {
+        const float *weights = stapes_head + label * STAPES_FEATURES;
+        float sum = 0;
+        for (int i = 0; i < STAPES_FEATURES; i++) {
+            sum += weights[i] * (float)state->totals[i];
+        }
+        logits[label] = sum + stapes_head_bias[label];
+    }
+}
