@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import shutil
 import struct
@@ -12,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from damage import damaged_files
 from toy_run import LABELS, RATE, WINDOW, noise_of, toy_bundle
 
@@ -53,6 +53,18 @@ class Built:
         assert head == ["file", *self.bundle.labels]
         assert [row[0] for row in rows] == [str(path) for path in paths]
         return np.array([[float(x) for x in row[1:]] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def plain() -> Bundle:
+    return toy_bundle()
+
+
+def moved(bundle: Bundle) -> Bundle:
+    """The same model with another normalisation."""
+    normalizer = copy.deepcopy(bundle.normalizer)
+    normalizer.mean += 1
+    return replace(bundle, normalizer=normalizer)
 
 
 def make(folder: Path, *targets: str, flags: str = SANITIZED) -> subprocess.CompletedProcess[str]:
@@ -116,7 +128,7 @@ def test_every_length_is_cut_as_the_model_cuts_it(
     # Windows of 4000 samples, every 2400 for mono.
     built: Built = request.getfixturevalue(name)
     paths = []
-    for n in (1, 7, 1500, 3999, 4000, 4001, 6399, 6400, 6401, 8800, 13_000):
+    for n in (1, 1500, 3999, 4000, 4001, 6400, 6401, 13_000):
         for channels in (1, 2, 3):
             path = tmp_path / f"{n}-{channels}.wav"
             soundfile.write(path, noise_of(n, channels, 13_000 / RATE).T[:n], RATE, "PCM_24")
@@ -312,9 +324,9 @@ def test_the_stated_flash_is_that_of_all_constants(mono: Built, tmp_path: Path) 
 
 
 @needs_compiler
-def test_labels_of_any_text_are_printed(tmp_path: Path) -> None:
+def test_labels_of_any_text_are_printed(plain: Bundle, tmp_path: Path) -> None:
     labels = ('a "quote" \\ ??/ %s\\n', "Grün, 鳥 0123", "line\nbreak */ 7")
-    bundle = replace(toy_bundle(), labels=labels)
+    bundle = replace(plain, labels=labels)
     write_c(bundle, tmp_path / "c", measure=False)
     (tmp_path / "c" / "main.c").write_text(
         '#include <stdio.h>\n#include "stapes.h"\nint main(void)\n{\n'
@@ -327,10 +339,9 @@ def test_labels_of_any_text_are_printed(tmp_path: Path) -> None:
     assert tuple(shown.decode().split("\0")[:-1]) == labels
 
 
-def test_the_same_model_gives_the_same_folder(tmp_path: Path) -> None:
-    bundle = toy_bundle()
-    write_c(bundle, tmp_path / "a", measure=False)
-    write_c(bundle, tmp_path / "b", measure=False)
+def test_the_same_model_gives_the_same_folder(plain: Bundle, tmp_path: Path) -> None:
+    write_c(plain, tmp_path / "a", measure=False)
+    write_c(plain, tmp_path / "b", measure=False)
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert {"stapes.h", "model.h", "model.c", "main.c", "Makefile", "README.md"} <= names
     for name in names:
@@ -341,10 +352,10 @@ def test_the_same_model_gives_the_same_folder(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_the_program_s_size_is_measured(tmp_path: Path) -> None:
+def test_the_program_s_size_is_measured(plain: Bundle, tmp_path: Path) -> None:
     if shutil.which("size") is None:
         pytest.skip("needs size")
-    made = write_c(toy_bundle(), tmp_path / "c")
+    made = write_c(plain, tmp_path / "c")
     assert made.code is not None
     assert 5_000 < made.code < 50_000
     assert f"about {made.code:,} bytes" in (tmp_path / "c" / "README.md").read_text()
@@ -353,48 +364,42 @@ def test_the_program_s_size_is_measured(tmp_path: Path) -> None:
 # --- what is refused, and replacing ------------------------------------------------------------
 
 
-def test_what_has_no_c_code_is_refused(tmp_path: Path) -> None:
-    bundle = toy_bundle()
-    other = create_model("timm", architecture="resnet18", n_classes=3)
+def test_what_has_no_c_code_is_refused(plain: Bundle, tmp_path: Path) -> None:
+    other = create_model("timm", architecture="lcnet_050", n_classes=3)
     with pytest.raises(ConfigError, match="only cp_resnet"):
-        write_c(replace(bundle, network=other), tmp_path / "c")
+        write_c(replace(plain, network=other), tmp_path / "c")
     three = ThreeWindowLogMel(sample_rate=RATE, n_mels=64, n_frames=40)
     with pytest.raises(ConfigError, match="three_window_log_mel"):
-        write_c(replace(bundle, frontend=three, normalizer=BandNormalizer(3, 64)), tmp_path / "c")
+        write_c(replace(plain, frontend=three, normalizer=BandNormalizer(3, 64)), tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
-def test_only_exported_sources_are_replaced(tmp_path: Path) -> None:
-    bundle = toy_bundle()
+def test_only_exported_sources_are_replaced(plain: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
-    write_c(bundle, folder, measure=False)  # an empty folder is as good as none
+    write_c(plain, folder, measure=False)  # an empty folder is as good as none
     first = (folder / "model.c").read_bytes()
     (folder / "fft.o").write_bytes(b"built")
-    with torch.no_grad():
-        bundle.normalizer.mean += 1
-    write_c(bundle, folder, measure=False)
+    write_c(moved(plain), folder, measure=False)
     assert (folder / "model.c").read_bytes() != first
     assert not (folder / "fft.o").exists()
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match=r"other files.*notes\.txt"):
-        write_c(bundle, folder, measure=False)
+        write_c(plain, folder, measure=False)
     assert (folder / "notes.txt").read_text() == "mine"
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
-        write_c(bundle, tmp_path / "file", measure=False)
+        write_c(plain, tmp_path / "file", measure=False)
     assert {path.name for path in tmp_path.iterdir()} == {"c", "file"}
 
 
 @pytest.mark.parametrize("fails_at", ["writing", "renaming"])
 def test_a_failure_leaves_the_old_folder(
-    fails_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails_at: str, plain: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, folder = toy_bundle(), tmp_path / "c"
-    write_c(bundle, folder, measure=False)
+    folder = tmp_path / "c"
+    write_c(plain, folder, measure=False)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with torch.no_grad():
-        bundle.normalizer.mean += 1
     full = OSError(errno.ENOSPC, "No space left on device")
     rename = Path.rename
 
@@ -414,7 +419,7 @@ def test_a_failure_leaves_the_old_folder(
     else:
         monkeypatch.setattr(folders, "write_text", failing_text)
     with pytest.raises(StapesError, match="disk is full") as caught:
-        write_c(bundle, folder, measure=False)
+        write_c(moved(plain), folder, measure=False)
     assert ".partial" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -222,7 +222,7 @@ def test_the_stated_flash_is_that_of_the_tables(tmp_path: Path) -> None:
 
 
 # Every radix, first and last and in between; lengths 1 and 2; primes, doubled and squared.
-LENGTHS = [1, 2, 4, 25, 30, 96, 98, 101, 128, 202, 1000]
+LENGTHS = [1, 2, 30, 96, 98, 101, 128, 1000]
 
 
 def test_transforms_of_any_length_are_numpy_s(tmp_path: Path) -> None:
