@@ -8,9 +8,11 @@ operators (ONNX Runtime: QLinearConv, QLinearAdd)::
     weight ─ DequantizeLinear ─┼─ Conv ─ QuantizeLinear ─ levels
     bias ─── DequantizeLinear ─┘
 
-Weights are stored as uint8 with zero point 128. As int8, the natural choice, x86 processors
-without VNNI add pairs of products in 16 bits, which overflow at the weights and activations that
-there are: another answer on another machine.
+Weights are int8 with zero point 0, which every runtime and accelerator takes. x86 processors
+without VNNI add pairs of products with such weights in 16 bits, which overflows; whoever runs
+the file there has to tell ONNX Runtime not to (``session.x64quantprecision = 1``, at a cost of
+speed), as :mod:`stapes.runtime` does. Stored as uint8 with zero point 128 they would be safe
+everywhere and twice to three times as slow where the processor does have VNNI.
 """
 
 from __future__ import annotations
@@ -34,8 +36,6 @@ from stapes.models.quantized import ActivationQuantizer, QuantizedConv2d, Quanti
 
 __all__ = ["add_integers", "symmetric_padding", "with_levels"]
 
-_ZERO = 128
-
 
 class _Levels(nn.Module):
     """An activation quantiser in the two operators that torch's exporter knows."""
@@ -48,9 +48,9 @@ class _Levels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         operators = torch.ops.quantized_decomposed
         numbers = (self.scale, self.zero_point, 0, 255, torch.uint8)
-        x = operators.quantize_per_tensor(x, *numbers)
-        x = operators.dequantize_per_tensor(x, *numbers)
-        return x
+        levels = operators.quantize_per_tensor(x, *numbers)
+        rounded: Tensor = operators.dequantize_per_tensor(levels, *numbers)
+        return rounded
 
 
 class _FloatLayer(nn.Module):
@@ -134,10 +134,8 @@ def add_integers(
     for name, layer in network.named_modules():
         if not isinstance(layer, QuantizedLayer):
             continue
-        integers = layer.integer_weight().numpy()
-        weight = _dequantized(
-            graph, f"{name}.weight", (integers + _ZERO).astype(np.uint8), layer.scale.numpy(), _ZERO
-        )
+        integers = layer.integer_weight().numpy().astype(np.int8)
+        weight = _dequantized(graph, f"{name}.weight", integers, layer.scale.numpy())
         multiplier = layer.multiplier().numpy()
         bias = np.rint(layer.whole_bias().double().numpy() / multiplier.astype(np.float64))
         for node in nodes[f"{name}.layer"]:

@@ -64,7 +64,7 @@ def _perceptual_mel(graph: GraphBuilder, frontend: PerceptualMel, waveform: str)
         graph, waveform, frontend.win_length, frontend.n_fft, frontend.hop_length, double=False
     )
     floored = _floor(graph, power.value, frontend.AMIN, frontend.TOP_DB)
-    levels = Spectrum(graph.add("Log", floored), power.bins)
+    levels = Spectrum(graph.add("Log", floored), power.rows)
     weighting = graph.constant(frontend.weighting.cpu().numpy()[:, None], np.float32)
     return graph.add("Add", _bands(graph, frontend.mel, levels), weighting)
 
@@ -102,10 +102,11 @@ def _resizing(graph: GraphBuilder, levels: str, size: int) -> str:
 
 
 def _bands(graph: GraphBuilder, mel: BandMatrix, spectrum: Spectrum) -> str:
-    """(B, C, K, T) to (B, C, F, T). The almost empty matrix is stored as what is in it."""
-    n_bins = int(spectrum.bins.max()) + 1
-    matrix = mel(torch.eye(n_bins)).T.numpy()  # (F, bins)
-    matrix = np.where(spectrum.bins < 0, 0.0, matrix[:, spectrum.bins])  # (F, K)
+    """(B, C, K, T) to (B, C, F, T), in the strips that leave the matrix's zeros out.
+
+    The almost empty matrix is stored as what is in it, and filled when the file is loaded.
+    """
+    matrix = mel(torch.eye(len(spectrum.rows))).T.numpy()  # (F, bins)
     flat = matrix.reshape(-1)
     places = np.flatnonzero(flat)
     filled = graph.add(
@@ -115,7 +116,18 @@ def _bands(graph: GraphBuilder, mel: BandMatrix, spectrum: Spectrum) -> str:
         graph.constant(flat[places], np.float32),
         axis=0,
     )
-    return graph.add("MatMul", graph.reshape(filled, *matrix.shape), spectrum.value)
+    filled = graph.reshape(filled, *matrix.shape)
+    rows = graph.constant(spectrum.rows, np.min_scalar_type(spectrum.rows.max()))
+    rows = graph.cast(rows, np.int64)
+    parts, first = [], 0
+    for (low, high), strip in zip(mel.ranges, mel.buffers(), strict=True):
+        ends = first + strip.shape[1], high
+        weight = graph.add("Slice", filled, graph.integers(first, low), graph.integers(*ends))
+        used = graph.add("Slice", rows, graph.integers(low), graph.integers(high))
+        bins = graph.add("Gather", spectrum.value, used, axis=2)
+        parts.append(graph.add("MatMul", weight, bins))
+        first = ends[0]
+    return graph.join(*parts, axis=2)
 
 
 def _floor(graph: GraphBuilder, power: str, amin: float, top_db: float | None) -> str:

@@ -48,11 +48,11 @@ class Spectrum:
 
     Attributes:
         value: (B, C, K, T) float32.
-        bins: (K,) which bin of the real transform each row holds; -1 for rows that repeat one.
+        rows: (n_fft // 2 + 1,) which row holds each bin; the other rows repeat some.
     """
 
     value: str
-    bins: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
 
 def frame_count_of(graph: GraphBuilder, n_samples: str, n_fft: int, hop_length: int) -> str:
@@ -211,12 +211,10 @@ def _by_products(
         squares.append(graph.add("Mul", part, part))
     power = graph.add("Add", *squares)
 
-    # Bins above the middle are those below it, mirrored; those with r = 0 or P / 2 come twice.
-    bins = np.arange(half)[:, None] + p * np.arange(q)
-    folded = np.minimum(bins, p * q - bins).reshape(-1)
-    repeated = np.ones(folded.size, dtype=bool)
-    repeated[np.unique(folded, return_index=True)[1]] = False
-    return Spectrum(graph.reshape(power, 0, 0, bins.size, -1), np.where(repeated, -1, folded))
+    # Bin k lies in row (k mod P, k div P); where k mod P is above the middle, its mirror does.
+    bins = np.arange(p * q // 2 + 1)
+    bins = np.where(bins % p < half, bins, p * q - bins)
+    return Spectrum(graph.reshape(power, 0, 0, half * q, -1), bins % p * q + bins // p)
 
 
 def _by_operator(graph: GraphBuilder, frames: str, n_fft: int) -> Spectrum:
