@@ -66,7 +66,7 @@ def frontend_part(frontend: FrontEnd, normalizer: BandNormalizer, audio: AudioSe
         ``STAPES_SINGLE``; the macros in the header say both for the processor at hand.
 
     Raises:
-        ConfigError: another front end.
+        ConfigError: another front end, or a floor that is too small.
     """
     if not isinstance(frontend, LogMel | PerceptualMel):
         raise ConfigError(
@@ -251,6 +251,12 @@ def _floor(frontend: LogMel | PerceptualMel) -> list[str]:
         least, top_db = frontend.amin, frontend.top_db
     else:
         least, offset = frontend.log_offset, True
+    if least < np.finfo(np.float32).tiny:
+        name = "log_offset" if offset else "amin"
+        raise ConfigError(
+            f"C export: {name} = {least:g}: the C code takes logarithms of float32 numbers, which "
+            "reach down to 1.2e-38 only; export to ONNX."
+        )
     lines = [
         define("STAPES_FLOOR", number("float", least), "power"),
         define("STAPES_OFFSET", offset, "added to each power, not a limit"),

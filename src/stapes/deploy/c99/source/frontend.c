@@ -13,9 +13,10 @@
  * STAPES_LANES frames are worked on side by side.
  */
 
-#include <math.h>
-
 #include "frontend.h"
+
+#include <stdint.h>
+#include <string.h>
 
 #define COLUMN (STAPES_CHANNELS * STAPES_BINS)
 
@@ -188,14 +189,38 @@ void stapes_frontend_begin(stapes_frontend *state, const float *samples)
     }
 }
 
-/* The natural logarithm of a power, limited or with an offset. */
-static inline float level(stapes_real power, float least)
+/*
+ * The natural logarithm of a normal number above 0, in operations that a compiler makes vectors of,
+ * which a call of logf is not. With x = m 2^e, m within a factor of sqrt(2) around 1:
+ *
+ *   log x = e log 2 + 2 artanh s,    s = (m - 1) / (m + 1),   |s| < 0.172
+ *
+ * The first term of artanh's series that is left out, s^11 / 11, is below the rounding.
+ */
+static inline float natural_log(float x)
 {
-    const float value = (float)power;
+    const uint32_t one = 0x3f800000, low = 0x3f3504f3; /* 1 and sqrt(1/2) as bits */
+    uint32_t bits;
+    float m;
+
+    memcpy(&bits, &x, sizeof bits);
+    bits += one - low;
+    const float e = (float)((int32_t)(bits >> 23) - 127);
+    bits = (bits & 0x007fffff) + low;
+    memcpy(&m, &bits, sizeof m);
+    const float s = (m - 1.0f) / (m + 1.0f), square = s * s;
+    const float series =
+        2.0f + square * (2.0f / 3 + square * (2.0f / 5 + square * (2.0f / 7 + square * (2.0f / 9))));
+    return e * 0.693147181f + s * series;
+}
+
+/* The natural logarithm of a power, limited or with an offset. */
+static inline float level(float power, float least)
+{
 #if STAPES_OFFSET
-    return logf(value + least);
+    return natural_log(power + least);
 #else
-    return logf(value > least ? value : least);
+    return natural_log(power > least ? power : least);
 #endif
 }
 
@@ -206,26 +231,34 @@ void stapes_frontend_frames(stapes_frontend *state, const float *samples, int fi
         const float least = state->least[channel];
         stapes_lanes *const bins = take_powers(state, samples + channel * STAPES_WINDOW, first);
         const float *weights = stapes_band_weights;
+        const float *const scale = stapes_scale + channel * STAPES_BINS;
+        const float *const shift = stapes_shift + channel * STAPES_BINS;
 
 #if STAPES_PERCEPTUAL
         for (int k = 0; k < STAPES_POWERS; k++) {
             for (int l = 0; l < STAPES_LANES; l++) {
-                STAPES_LANE(bins[k], l) = (stapes_real)level(STAPES_LANE(bins[k], l), least);
+                const float power = (float)STAPES_LANE(bins[k], l);
+                STAPES_LANE(bins[k], l) = (stapes_real)level(power, least);
             }
         }
 #endif
         for (int band = 0; band < STAPES_BINS; band++) {
-            const int row = channel * STAPES_BINS + band;
             stapes_lanes sum;
             sum_band(bins + stapes_band_low[band], weights, stapes_band_size[band], &sum);
             weights += stapes_band_size[band];
             for (int l = 0; l < count; l++) {
+                columns[l * COLUMN + channel * STAPES_BINS + band] = (float)STAPES_LANE(sum, l);
+            }
+        }
+        for (int l = 0; l < count; l++) {
+            float *const rows = columns + l * COLUMN + channel * STAPES_BINS;
+            for (int band = 0; band < STAPES_BINS; band++) {
 #if STAPES_PERCEPTUAL
-                const float value = (float)STAPES_LANE(sum, l);
+                const float value = rows[band];
 #else
-                const float value = level(STAPES_LANE(sum, l), least);
+                const float value = level(rows[band], least);
 #endif
-                columns[l * COLUMN + row] = value * stapes_scale[row] + stapes_shift[row];
+                rows[band] = value * scale[band] + shift[band];
             }
         }
     }

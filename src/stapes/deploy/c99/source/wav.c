@@ -136,7 +136,7 @@ void wav_close(wav_file *wav)
 }
 
 /* One sample; not a number where it is none or absurdly large. */
-static float decode(const wav_file *wav, const unsigned char *bytes)
+static inline float decode(const wav_file *wav, const unsigned char *bytes)
 {
     if (wav->is_float) {
         double value;
@@ -151,13 +151,21 @@ static float decode(const wav_file *wav, const unsigned char *bytes)
         }
         return fabs(value) <= MAX_AMPLITUDE ? (float)value : NAN;
     }
-    if (wav->bytes == 1) {
+    uint32_t bits = 0; /* at the top, where the highest one is the sign */
+    switch (wav->bytes) {
+    case 1:
         return ((float)bytes[0] - 128.0f) / 128.0f;
+    case 2:
+        bits = (uint32_t)bytes[0] << 16 | (uint32_t)bytes[1] << 24;
+        break;
+    case 3:
+        bits = (uint32_t)bytes[0] << 8 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 24;
+        break;
+    default:
+        bits = little(bytes, 4);
     }
-    /* At the top of 32 bits, whose highest one is the sign. */
-    const uint32_t bits = little(bytes, wav->bytes) << (32 - 8 * wav->bytes);
-    const double value = bits < 0x80000000u ? (double)bits : (double)bits - 4294967296.0;
-    return (float)(value / 2147483648.0);
+    const int64_t value = (int64_t)bits - ((int64_t)(bits >> 31) << 32);
+    return (float)value / 2147483648.0f;
 }
 
 const char *wav_read(wav_file *wav, long first, long count, int channels, float *planar,
