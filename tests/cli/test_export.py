@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 from toy_run import toy_run
+from typer.testing import CliRunner
+
+from stapes.cli.app import app
+from stapes.deploy import parity as module
+from stapes.deploy.parity import Parity, ParityRow
+from stapes.evaluation.metrics import Interval
 
 
 def _stapes(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -50,13 +56,38 @@ def test_mistakes_are_one_sentence(run: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
-def test_parity_prints_the_table_and_its_command(run: Path, tmp_path: Path) -> None:
+def _made_up() -> Parity:
+    row = ParityRow(
+        name="ONNX float32", twin="torch float32", difference=2e-6, decisions=1.0,
+        decisions_float=1.0, accuracy=Interval(0.9, 0.8, 0.95), milliseconds=0.5, size=123456,
+        ram=None,
+    )  # fmt: skip
+    return Parity((row,), 40, 2, ("C: not run.",))
+
+
+def test_parity_prints_the_table_and_its_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(
+        module, "parity", lambda *given, **options: asked.append((given, options)) or _made_up()
+    )
     out = tmp_path / "table.md"
-    done = _stapes("parity", run, "--limit", 2, "--format", "json", "--out", out)
-    assert done.returncode == 0, done.stderr
-    tree = json.loads(done.stdout)
-    assert tree["n_clips"] == 2
-    assert {"torch float32", "ONNX int8", "streaming"} <= {row["name"] for row in tree["rows"]}
+    arguments = ["parity", "runs/x", "--int8", "runs/y", "--limit", "2", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", ["stapes", *arguments])
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0, table.output
+    ((given, options),) = asked
+    assert given == (Path("runs/x"), None)
+    assert (options["int8"], options["limit"]) == (Path("runs/y"), 2)
+    assert "40 clips, 2 network(s)" in table.output
+    assert "C: not run." in table.output
+    line = next(line for line in table.output.splitlines() if line.startswith("ONNX float32"))
+    for cell in ("2.0e-06", "100.0 %", "90.0 % (80.0 to 95.0)", "0.50", "123,456"):
+        assert cell in line
     text = out.read_text(encoding="utf-8")
     assert text.startswith("| way |")
-    assert "`stapes parity" in text
+    assert f"`stapes {' '.join(arguments)}`" in text
+    plain = CliRunner().invoke(app, ["parity", "runs/x", "--format", "json"])
+    tree = json.loads(plain.stdout)
+    assert tree["rows"][0]["accuracy"]["value"] == 0.9

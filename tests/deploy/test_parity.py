@@ -54,6 +54,7 @@ def test_all_ways_give_one_answer(run: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_wrong_way_is_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     true = OnnxClassifier.probabilities
     monkeypatch.setattr(module, "_REPEATS", 1)
+    monkeypatch.setattr(module, "_memory", lambda ways, clip: dict.fromkeys(module._ORDER))
     monkeypatch.setattr(
         OnnxClassifier,
         "probabilities",

@@ -6,7 +6,6 @@ differences, decisions, accuracy, time and memory stand side by side.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -437,20 +436,24 @@ def _memory(ways: dict[str, _Way], clip: Clip) -> dict[str, int | None]:
     return {**memory, "streaming": _peak(streamed)}
 
 
+# A process that was started by a large one counts that one's memory as its own peak, so that a
+# small one has to stand between.
+_MEASURE = """
+import resource, subprocess, sys
+quiet = subprocess.DEVNULL
+done = subprocess.run(sys.argv[1:], stdout=quiet, stderr=quiet)
+print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+
+
 def _peak(arguments: list[str]) -> int | None:
     """Most memory that a command held at once; none where the system does not tell."""
-    if not hasattr(os, "wait4"):
-        return None
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stapes", *arguments], stdout=quiet, stderr=quiet
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    command = [sys.executable, "-c", _MEASURE, sys.executable, "-m", "stapes", *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    if found.returncode or not found.stdout.startswith("0 "):
         return None
     # Kilobytes on Linux, bytes on macOS.
-    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
+    return int(found.stdout.split()[1]) * (1 if sys.platform == "darwin" else 1024)
 
 
 def _bytes(n: int) -> str:
