@@ -180,3 +180,8 @@ def test_silence_about_a_window_too_short_for_the_network(
     with pytest.raises(ValueError, match="cannot answer 50 samples; its windows have 4000"):
         classifier.probabilities(np.zeros((1, 1, 50), np.float32))
     assert capfd.readouterr() == ("", "")
+
+
+def test_integers_are_added_exactly_on_any_processor(model: Path) -> None:
+    options = load(model)._session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
