@@ -25,7 +25,7 @@ from stapes.evaluation.predict import Classifier
 from stapes.features import BandNormalizer, ThreeWindowLogMel
 from stapes.models import create_model
 
-SANITIZED = "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+SANITIZED = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"
 STRICT = "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wdouble-promotion -Werror"
 
 needs_compiler = pytest.mark.skipif(
@@ -261,7 +261,7 @@ def test_the_folder_can_test_itself(mono: Built, stereo: Built, tmp_path: Path) 
     other = tmp_path / "c"
     shutil.copytree(mono.made.folder, other)
     (other / "expected.h").write_text((stereo.made.folder / "expected.h").read_text())
-    done = make(other, "test")
+    done = make(other, "test")  # only test.c is compiled again
     assert done.returncode != 0
     assert "WRONG" in done.stdout
 
@@ -303,7 +303,7 @@ def test_the_stated_flash_is_that_of_all_constants(mono: Built, tmp_path: Path) 
         pytest.skip("needs nm")
     shutil.copytree(mono.made.folder, tmp_path / "c")
     make(tmp_path / "c", "clean")
-    assert make(tmp_path / "c", "objects", flags="-O2").returncode == 0
+    assert make(tmp_path / "c", "objects", flags="-O1").returncode == 0
     objects = sorted((tmp_path / "c").glob("*.o"))
     listed = subprocess.run(
         ["nm", "-S", *objects], capture_output=True, text=True, check=True
