@@ -61,8 +61,9 @@ def test_c_is_compiled_and_answers_as_the_model(run: Path, tmp_path: Path, preci
     made = export(run, "c", tmp_path / "c", precision=precision, replay=[run.parent / "1.wav"])
     assert made.agreement is not None
     assert made.agreement.windows == 1
-    assert made.ram is not None
-    assert made.ram > 0
+    assert made.c is not None
+    assert 0 < made.c.ram_plain <= made.c.ram
+    assert made.size == made.c.flash
     assert {"stapes.h", "model.c", "Makefile", "main.c"} <= _files(made.path)
 
 
@@ -91,11 +92,13 @@ def test_an_int8_model_is_exported_as_it_is(run: Path, tmp_path: Path) -> None:
 
 
 def _other_network(write: Callable[..., Any]) -> Callable[..., Any]:
-    def wrong(bundle: Bundle, *arguments: Any) -> Any:
+    def wrong(bundle: Bundle, *arguments: Any, **options: Any) -> Any:
         torch.manual_seed(1)
         settings = {k: v for k, v in bundle.network.settings().items() if k != "name"}  # type: ignore[operator]
         return write(
-            replace(bundle, network=create_model("cp_resnet", **settings).eval()), *arguments
+            replace(bundle, network=create_model("cp_resnet", **settings).eval()),
+            *arguments,
+            **options,
         )
 
     return wrong

@@ -37,6 +37,11 @@ def export(
         typer.Option(help="Recordings that set the ranges of int8 [the run's training clips]; "
                      "repeatable."),
     ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(help="Of C: columns of the spectrogram that the network takes at once, "
+                     "1 to 4096; more is faster and takes more RAM."),
+    ] = None,
 ) -> None:  # fmt: skip
     """Write a model for where it runs: features, network and labels together.
 
@@ -47,14 +52,20 @@ def export(
 
     with Terminal():
         made = write(
-            model, to, out, precision=precision, replay=replay or [], calibrate=calibrate or []
-        )
+            model, to, out, precision=precision, replay=replay or [], calibrate=calibrate or [],
+            chunk=chunk,
+        )  # fmt: skip
     lines = [f"written    {made.path} ({made.precision})"]
-    if made.ram is None:
+    if made.c is None:
         lines.append(f"bytes      {made.size:,}")
     else:
-        lines.append(f"flash      {made.size:,} bytes of constants, and the program")
-        lines.append(f"RAM        {made.ram:,} bytes, and the window of samples")
+        code = "the program" if made.c.code is None else f"a program of {made.c.code:,}"
+        lines.append(f"flash      {made.c.flash:,} bytes of constants, and {code}")
+        lines.append(
+            f"RAM        {made.c.ram_plain:,} bytes ({made.c.ram:,} on processors with vectors), "
+            "and the window"
+        )
+        lines.append(f"window     {made.c.window:,} bytes of samples as float, the caller's")
     lines.append(f"replayed   {made.replayed}")
     if made.agreement is not None:
         found = made.agreement

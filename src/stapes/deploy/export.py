@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -49,17 +49,17 @@ class Export:
         path: the file, or the folder of C sources.
         precision: of the network in it.
         size: bytes of the file; of C, the constants that lie in flash (without the program).
-        ram: of C, bytes of the state, without the window of samples, which the caller holds.
         agreement: of the replay; none where it could not be done.
         replayed: what was replayed, in words; or why nothing was.
+        c: what C takes; none for a file.
     """
 
     path: Path
     precision: ExportPrecision
     size: int
-    ram: int | None
     agreement: Agreement | None
     replayed: str
+    c: CExport | None = None
 
 
 def export(
@@ -70,7 +70,7 @@ def export(
     precision: ExportPrecision | None = None,
     replay: Sequence[str | Path] = (),
     calibrate: Sequence[str | Path] = (),
-    note: Callable[[str], None] | None = None,
+    chunk: int | None = None,
 ) -> Export:
     """Write a model for where it runs, after it has given the model's answers.
 
@@ -85,7 +85,8 @@ def export(
             (float16 becomes float32).
         replay: recordings, or folders of them; none: the run's test clips, else made-up signals.
         calibrate: recordings for the ranges of int8; none: the run's training clips.
-        note: told, in a line, what a user should know.
+        chunk: of C, columns of the spectrogram that the network takes at once: more is faster, and
+            takes more RAM; none: as many as keep the network's state within 512 KiB, 64 at most.
 
     Raises:
         ModelFileError: a model file that cannot be used.
@@ -96,6 +97,8 @@ def export(
     """
     if to not in get_args(Target):
         raise ConfigError(f"--to {to}: must be one of {', '.join(get_args(Target))}.")
+    if chunk is not None and to != "c":
+        raise ConfigError("--chunk goes with --to c.")
     bundle = load_bundle(model)
     wanted = precision or ("int8" if bundle.precision == "int8" else "float32")
     if wanted == "float32" and bundle.precision == "int8":
@@ -113,7 +116,7 @@ def export(
     expected = classifier.probabilities(windows)
     if to == "onnx":
         return export_onnx(bundle, target, wanted, windows, expected, replayed)
-    return export_c(bundle, target, wanted, windows, expected, replayed)
+    return export_c(bundle, target, wanted, windows, expected, replayed, chunk)
 
 
 def export_onnx(
@@ -150,7 +153,7 @@ def export_onnx(
     agreement = compare(expected, found)
     refuse_disagreement(agreement, precision, "ONNX Runtime", target)
     write_bytes(target, content)
-    return Export(target, precision, len(content), None, agreement, replayed)
+    return Export(target, precision, len(content), agreement, replayed)
 
 
 def export_c(
@@ -160,6 +163,7 @@ def export_c(
     windows: NDArray[np.float32],
     expected: NDArray[np.float32],
     replayed: str,
+    chunk: int | None = None,
 ) -> Export:
     """Write a folder of C that gives the expected probabilities of some windows.
 
@@ -167,6 +171,7 @@ def export_c(
 
     Args:
         bundle, target, precision, windows, expected, replayed: as for :func:`export_onnx`.
+        chunk: as for :func:`export`.
 
     Raises:
         ConfigError: the network or front end cannot be exported.
@@ -174,7 +179,7 @@ def export_c(
     """
     with tempfile.TemporaryDirectory() as name:
         trial = Path(name) / "c"
-        made: CExport = write_c(bundle, trial)
+        made = write_c(bundle, trial, chunk=chunk, measure=False)
         agreement = None
         if c_compiler() is None or shutil.which("make") is None:
             replayed = "nothing: there is no C compiler here (make test in the folder where one is)"
@@ -183,8 +188,8 @@ def export_c(
             exported = CompiledClassifier(trial, bundle.labels, audio, made.ram)
             agreement = compare(expected, exported.probabilities(windows))
             refuse_disagreement(agreement, precision, "the compiled C", target)
-    made = write_c(bundle, target)
-    return Export(target, precision, made.flash, made.ram, agreement, replayed)
+    made = write_c(bundle, target, chunk=chunk)
+    return Export(target, precision, made.flash, agreement, replayed, made)
 
 
 def in_eight_bits(bundle: Bundle, windows: NDArray[np.float32]) -> Bundle:

@@ -281,7 +281,7 @@ def _clips(
 class _Way:
     """One way to run a model, and what it takes.
 
-    ``file``: what the command line runs; none for C, whose ``state`` bytes are known instead.
+    ``file``: what the command line runs; none for C, whose bytes of state and samples are known.
     """
 
     classifier: BaseClassifier
@@ -307,12 +307,12 @@ def _ways(bundle: Bundle, eight: Bundle, place: Path, notes: list[str]) -> dict[
             continue
         folder = place / f"{precision}-c"
         try:
-            made = write_c(model, folder)
+            made = write_c(model, folder, measure=False)
         except ConfigError as error:
             notes.append(f"C: not run. {error}")
             continue
         compiled = CompiledClassifier(folder, model.labels, torch_way.audio, made.ram)
-        ways[f"C {precision}"] = _Way(compiled, made.flash, state=made.ram)
+        ways[f"C {precision}"] = _Way(compiled, made.flash, state=made.ram + made.window)
     return ways
 
 
@@ -426,11 +426,8 @@ def _one_thread() -> Iterator[None]:
 def _memory(ways: dict[str, _Way], clip: Clip) -> dict[str, int | None]:
     memory: dict[str, int | None] = {}
     for name, way in ways.items():
-        audio = way.classifier.audio
         memory[name] = (
-            way.state + 4 * audio.channels * audio.window
-            if way.file is None
-            else _peak(["predict", str(way.file), str(clip.path)])
+            way.state if way.file is None else _peak(["predict", str(way.file), str(clip.path)])
         )
     streamed = ["listen", str(ways["ONNX float32"].file), str(clip.path)]
     return {**memory, "streaming": _peak(streamed)}

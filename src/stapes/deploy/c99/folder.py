@@ -51,6 +51,7 @@ class CExport:
         ram_plain: the same on one without vectors.
         code: bytes of the program as the compiler of this machine translates it for small size;
             none where there is no compiler, or that was not asked for.
+        window: bytes of the samples as ``float``, which the caller holds.
     """
 
     folder: Path
@@ -58,6 +59,7 @@ class CExport:
     ram: int
     ram_plain: int
     code: int | None
+    window: int
 
 
 def write_c(
@@ -110,7 +112,11 @@ def _files(
     plain = _sizes(bundle, network, vector_bytes=0)
     largest = _sizes(bundle, network, vector_bytes=VECTOR_BYTES)
     made = CExport(
-        folder, *largest, ram_plain=plain[1], code=_code_size(files) if measure else None
+        folder,
+        *largest,
+        ram_plain=plain[1],
+        code=_code_size(files) if measure else None,
+        window=4 * audio.channels * audio.window,
     )
     files["README.md"] = _readme(files["README.md"], bundle, audio, network, made)
     return files, made
@@ -289,7 +295,7 @@ def _readme(text: str, bundle: Bundle, audio: AudioSettings, network: Part, made
         network_files=", ".join(f"`{name}`" for name in sorted(names)),
         sizes="\n".join(rows),
         code=code,
-        window_bytes=f"{4 * audio.channels * audio.window:,}",
+        window_bytes=f"{made.window:,}",
         single=single,
         card="\n".join(f"- {line}" for line in _card(bundle)),
     )
