@@ -110,8 +110,10 @@ def _is_split(layer: QuantizedConv2d) -> bool:
     """Whether a convolution is written over even and odd rows and columns."""
     stride, _, dilation, groups = layer._moves
     plain = stride == (2, 2) and dilation == (1, 1) and groups == 1 and not layer._pads_to_size
-    # What reads others' levels must read them as they are.
-    return plain and layer.weight.shape[1] <= _FEW_CHANNELS and layer.input is not None
+    # An even kernel would find one place too many at the end of an odd size; and what reads
+    # others' levels must read them as they are.
+    odd = all(taps % 2 for taps in layer._kernel_size)
+    return plain and odd and layer.weight.shape[1] <= _FEW_CHANNELS and layer.input is not None
 
 
 def _integers(layer: QuantizedLayer) -> Tensor:

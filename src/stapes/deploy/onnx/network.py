@@ -30,6 +30,7 @@ from stapes.models.timm_layers import pads_to_size
 __all__ = ["add_network"]
 
 _PREFIX = "network."  # of the one part of _Probabilities
+_IMPLIED = {"dilations": {1}, "pads": {0}, "strides": {1}}
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
@@ -207,7 +208,8 @@ def _rename(model: onnx.ModelProto) -> None:
         own = tensor.name.startswith(_PREFIX)
         names[tensor.name] = tensor.name.removeprefix(_PREFIX) if own else fresh("constant")
     for node in graph.node:
-        name = fresh(f"{_module_of(node) or 'network'}/{node.op_type}")
+        module = _module_of(node).removesuffix(".layer")  # of eight_bits, nobody else's
+        name = fresh(f"{module or 'network'}/{node.op_type}")
         # They are many, and their outputs say as much.
         node.name = "" if node.op_type in ("QuantizeLinear", "DequantizeLinear") else name
         for index, value in enumerate(node.output):
@@ -220,8 +222,22 @@ def _rename(model: onnx.ModelProto) -> None:
 
 
 def _bare(thing: Any) -> Any:
-    """A node or a tensor without remarks."""
+    """A node or a tensor without remarks and without what goes without saying."""
     plain = copy.deepcopy(thing)
     plain.ClearField("doc_string")
     plain.ClearField("metadata_props")
+    if isinstance(thing, onnx.NodeProto):
+        known = onnx.defs.get_schema(thing.op_type, OPSET, thing.domain).attributes
+        kept = [
+            attribute
+            for attribute in thing.attribute
+            if _stated(attribute) != _stated(known[attribute.name].default_value)
+            and _IMPLIED.get(attribute.name) != set(attribute.ints)
+        ]
+        del plain.attribute[:]
+        plain.attribute.extend(kept)
     return plain
+
+
+def _stated(attribute: onnx.AttributeProto) -> Any:
+    return onnx.helper.get_attribute_value(attribute) if attribute.type else None
