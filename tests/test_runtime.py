@@ -13,6 +13,7 @@ import soundfile
 from onnx import helper
 from toy_onnx import LABELS, RATE, toy_graph, toy_model
 
+from stapes import runtime
 from stapes.errors import ModelFileError
 from stapes.inference import AudioSettings
 from stapes.inference.sealing import DIGEST_KEY, UNSEALED, seal
@@ -182,6 +183,14 @@ def test_silence_about_a_window_too_short_for_the_network(
     assert capfd.readouterr() == ("", "")
 
 
-def test_integers_are_added_exactly_on_any_processor(model: Path) -> None:
+@pytest.mark.parametrize("saturates", [False, True])
+def test_where_integer_sums_overflow_they_are_made_the_exact_way(
+    model: Path, monkeypatch: pytest.MonkeyPatch, saturates: bool
+) -> None:
+    monkeypatch.setattr(runtime, "integer_sums_saturate", lambda: saturates)
     options = load(model)._session.get_session_options()
-    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    if saturates:
+        assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    else:
+        with pytest.raises(RuntimeError):  # not set
+            options.get_session_config_entry("session.x64quantprecision")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from stapes.errors import ModelFileError
 from stapes.inference.classifier import BaseClassifier
+from stapes.inference.saturation import integer_sums_saturate
 from stapes.inference.sealing import is_intact, is_sealed
 from stapes.inference.settings import AudioSettings
 
@@ -28,6 +29,7 @@ FORMAT_VERSION = 1
 """Of the metadata under the key ``stapes``."""
 
 _INPUT, _OUTPUT = "waveform", "probabilities"
+_EXACT_SUMS = "session.x64quantprecision"
 _SILENT = 4  # fatal faults only: what goes wrong otherwise is raised as well
 
 
@@ -142,9 +144,8 @@ def _session(content: bytes, path: Path, threads: int) -> onnxruntime.InferenceS
     options.log_severity_level = _SILENT
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # x86 processors without VNNI add products of int8 weights in 16 bits, which overflows: there
-    # the slower exact way, elsewhere nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if integer_sums_saturate():  # the exact way takes twice as long
+        options.add_session_config_entry(_EXACT_SUMS, "1")
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
