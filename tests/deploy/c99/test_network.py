@@ -20,11 +20,12 @@ from stapes.deploy.c99.compiled import c_compiler
 from stapes.deploy.c99.network import network_part
 from stapes.errors import ConfigError
 from stapes.models import create_model
+from stapes.models.quantized import ActivationQuantizer
 
 SOURCE = Path(c99.__file__).parent / "source"
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow",
             "-Wdouble-promotion", "-Werror"]  # fmt: skip
-SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+SANITIZERS = ["-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 # Reads windows of columns, pushes them in pieces of a size, and writes logits.
 DRIVER = """
@@ -156,3 +157,23 @@ def test_float_networks_of_every_kind(
     # Not how the columns come, nor what was there before, makes a difference.
     for piece in (1, frames):
         assert torch.equal(program(x.flip(0), piece)[0].flip(0), found)
+
+
+@pytest.mark.parametrize(("options", "bins", "frames", "export"), VARIANTS)
+def test_int8_networks_compute_the_very_levels_of_torchs(
+    tmp_path: Path, options: dict[str, Any], bins: int, frames: int, export: dict[str, Any]
+) -> None:
+    plain = make_network(**options)
+    shape = (plain.in_channels, bins, frames)
+    network = quantize(plain, [noise(4, *shape, seed=seed) for seed in (5, 6)])
+    program = Program(tmp_path, network, bins, frames, **export)
+    # Louder than anything before, so that levels are clipped too.
+    x = torch.cat([noise(3, *shape), 5 * noise(1, *shape, seed=3)])
+    expected, totals = answers(network, x)
+    found, sums = program(x, piece=3)
+    # The last levels that were made, in whole numbers: sums of values over the scale of a level.
+    last = [m for m in network.modules() if isinstance(m, ActivationQuantizer)][-1]
+    whole = (totals.double() / last.scale.double()).round()
+    assert float(whole.max()) > 100
+    assert torch.equal(sums[:, : whole.shape[1]].double(), whole)
+    assert float((found - expected).abs().max()) < 2e-6 * float(expected.abs().max())

@@ -27,14 +27,15 @@ from stapes.models.quantized import ActivationQuantizer, QuantizedConv2d, is_qua
 
 __all__ = ["network_part"]
 
-_CHUNKS = (64, 32, 16, 8, 4, 2)
-# What the state may take before smaller chunks are chosen.
-_RAM = 512 * 1024
 # Density of the weights below which the sparse form is faster, as measured with AVX-512, where the
 # dense form gains most from the registers.
 _SPARSE_BELOW = 0.4
-# Cells that a vector may read beyond the last row.
-_SLACK = 16
+# Cells of the largest vector.
+_VECTOR = 16
+# Places that are worth a call of a convolution; and those that a chunk shall have behind the stem:
+# what fits the first cache. More are no faster.
+_PLACES = 64
+_CHUNK_PLACES = 256
 _CELL = 4  # bytes
 _NONE = 255
 _MAX_JUMP = 65535
@@ -54,8 +55,8 @@ def network_part(
         network: with or without damping, masks and batch norms; it is not changed.
         n_bins: F of the spectrogram.
         n_frames: T of the spectrogram, of one window.
-        chunk: columns that go through the network at once: more are faster and take more RAM; none:
-            as many as keep the state within 512 KiB, 64 at most.
+        chunk: columns that go through the network at once: fewer take less RAM and are slower; none:
+            as many as it takes to be fast.
         sparse: whether layers hold and multiply only their weights that are not zero; none: those
             for which that is faster.
 
@@ -74,11 +75,9 @@ def network_part(
         )
     if chunk is not None and not 1 <= chunk <= 4096:
         raise ConfigError(f"C export: chunk = {chunk}: 1 to 4096 columns are computed at once.")
-    for size in _CHUNKS if chunk is None else (chunk,):
-        program = _Program(network, n_bins, n_frames, size, sparse)
-        if program.ram <= _RAM:
-            break
-    return program.part()
+    # The stem halves both axes.
+    chunk = chunk or 2 * max(1, _CHUNK_PLACES // (n_bins // 2))
+    return _Program(network, n_bins, n_frames, chunk, sparse).part()
 
 
 @dataclass(eq=False)
@@ -100,7 +99,16 @@ class _Map:
 
     @property
     def stride(self) -> int:
-        return self.capacity * self.pitch + self.gap
+        return _aligned(self.capacity * self.pitch)
+
+    @property
+    def lead(self) -> int:
+        """Cells that are kept for the zeros in front of the first bin."""
+        return _aligned(self.gap)
+
+    @property
+    def cells(self) -> int:
+        return self.lead + self.rows * self.stride
 
 
 @dataclass(eq=False)
@@ -176,9 +184,8 @@ class _Program:
         self._place()
         # In int8 four channels lie together, the last of them with some that do not exist.
         self.features = 4 * features.rows if self.int8 else features.rows
-        self.ram = (
-            _CELL * self.cells + 4 * (2 * len(self.maps) + len(self.layers)) + 4 * self.features + 4
-        )
+        # With times, totals, lead and frames.
+        self.ram = _CELL * (self.cells + 2 * len(self.maps) + len(self.layers) + self.features + 2)
 
     # --- from modules to layers ---------------------------------------------------------------
 
@@ -312,25 +319,30 @@ class _Program:
 
     def _place(self) -> None:
         """Decide sizes and addresses of all maps."""
-        for level, maps in itertools.groupby(self.maps, lambda one: one.level):
+        for layer in self.layers:
+            layer.source.gap = max(layer.source.gap, layer.padding)
+        for _, maps in itertools.groupby(self.maps, lambda one: one.level):
             members = list(maps)
-            gap = (
-                max((one.padding for one in self.layers if one.source in members), default=0)
-                if level >= 0
-                else 0
-            )
+            gap = max(one.gap for one in members)
             for one in members:
-                one.gap, one.pitch = gap, one.bins + gap
+                one.pitch = one.bins + gap
+        # Behind a pooling there are few bins left: columns gather until they are enough places.
+        pooled = [one.target for one in self.layers if one.kind == "POOL"]
+        for layer in self.layers:
+            if layer.numbers is not None and layer.source in pooled:
+                layer.batch = -(-_PLACES // layer.source.pitch)
         most, kept = self._play()
         for one, columns in zip(self.maps, most, strict=True):
             one.capacity = columns
         lasting = [one for one, columns in zip(self.maps, kept, strict=True) if columns]
         end = 0
         for one in lasting:
-            one.offset = end
-            end += one.rows * one.stride
-        self.cells = self._place_passing([one for one in self.maps if one not in lasting], end)
-        self.cells += _SLACK
+            one.offset = end + one.lead
+            end += one.cells
+        end = self._place_passing([one for one in self.maps if one not in lasting], end)
+        # What is free in front of them so that they begin where a vector does, and what a vector
+        # may read behind them.
+        self.cells = end + 2 * _VECTOR
 
     def _place_passing(self, maps: list[_Map], start: int) -> int:
         """Addresses of maps that are empty between chunks: two may share one while not both live.
@@ -341,26 +353,22 @@ class _Program:
         life = {}
         for one in maps:
             uses = [
-                index
-                for index, layer in enumerate(self.layers)
+                i
+                for i, layer in enumerate(self.layers)
                 if one in (layer.source, layer.target, layer.shortcut)
             ]
             life[id(one)] = (min(uses), max(uses))
-        placed: list[_Map] = []
-        for one in sorted(maps, key=lambda m: -m.rows * m.stride):
+        ends: list[tuple[int, int, _Map]] = []
+        for one in sorted(maps, key=lambda m: -m.cells):
             first, last = life[id(one)]
-            others = [
-                (other.offset, other.offset + other.rows * other.stride)
-                for other in placed
-                if life[id(other)][0] <= last and first <= life[id(other)][1]
-            ]
-            one.offset = start
-            for low, high in sorted(others):
-                if one.offset + one.rows * one.stride <= low:
-                    break
-                one.offset = max(one.offset, high)
-            placed.append(one)
-        return max((one.offset + one.rows * one.stride for one in placed), default=start)
+            at = start
+            for low, high, other in sorted(ends, key=lambda e: e[0]):
+                apart = life[id(other)][1] < first or last < life[id(other)][0]
+                if not apart and low < at + one.cells:
+                    at = max(at, high)
+            one.offset = at + one.lead
+            ends.append((at, at + one.cells, one))
+        return max((high for _, high, _ in ends), default=start)
 
     def _play(self) -> tuple[list[int], list[int]]:
         """What ``network.c`` does with the columns of a window, without arithmetic.
@@ -438,6 +446,7 @@ class _Program:
             define("STAPES_MAPS", len(maps)),
             define("STAPES_LAYERS", len(layers)),
             define("STAPES_CELLS", self.cells, "of all maps, four bytes each"),
+            define("STAPES_ALIGNMENT", _CELL * _VECTOR, "bytes"),
             define("STAPES_FEATURES", self.features),
             "",
             define("STAPES_NETWORK_RAM", self.ram),
@@ -498,7 +507,7 @@ class _Program:
         x, weight = layer.source, numbers.weight
         offsets = [row * x.stride + column * x.pitch + f for row, column, f in numbers.places]
         fields = {
-            "start": x.gap - layer.padding,
+            "padding": layer.padding,
             "in_rows": weight.shape[1],
             "out_rows": len(weight) // 4 if self.int8 else len(weight),
             "in_stride": numbers.stride * x.stride,
@@ -525,6 +534,10 @@ _SIZES = {"int8_t": 1, "uint16_t": 2, "int32_t": 4, "float": 4}
 # Of stapes_map and stapes_layer.
 _MAP_BYTES = 28
 _LAYER_BYTES = 52
+
+
+def _aligned(cells: int) -> int:
+    return -(-cells // _VECTOR) * _VECTOR
 
 
 def _level(quantizer: ActivationQuantizer) -> tuple[float, int]:

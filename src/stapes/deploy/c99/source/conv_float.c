@@ -32,6 +32,9 @@
 #endif
 #define VECTORS 3
 
+#if LANES == 16
+#include <immintrin.h>
+#endif
 #if LANES > 1
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
@@ -44,6 +47,12 @@ typedef float vec;
 #define INLINE static inline __attribute__((always_inline))
 #else
 #define INLINE static inline
+#endif
+/* Sums shall stay in registers from the first product to the last store. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define UNROLLED _Pragma("GCC unroll 8")
+#else
+#define UNROLLED
 #endif
 
 INLINE vec load(const float *x)
@@ -58,20 +67,47 @@ INLINE vec spread(float x)
     return x - (vec){0};
 }
 
-/* Add the shortcut, clip, and write what belongs to the run. */
-INLINE void finish(const stapes_layer *layer, const stapes_run *run, int channel, int32_t at,
-                   vec sum)
+/* Write the first `count` of a vector. */
+INLINE void store_part(float *y, vec v, int32_t count)
 {
-    const int32_t left = run->cells - at;
+#if LANES == 16
+    _mm512_mask_storeu_ps(y, (__mmask16)((1 << count) - 1), (__m512)v);
+#else
+    float all[LANES];
+    memcpy(all, &v, sizeof all);
+    for (int32_t i = 0; i < count; i++) {
+        y[i] = all[i];
+    }
+#endif
+}
+
+/* Add the shortcut, clip, and write what belongs to the run of a channel's sums. */
+INLINE void finish(const stapes_layer *layer, const stapes_run *run, int channel, int32_t at,
+                   vec *sum, int vectors)
+{
+    const int32_t left = run->cells - at - (vectors - 1) * LANES;
     float *y = run->y + channel * run->y_stride + at;
 
     if (run->shortcut != NULL) {
-        sum += load(run->shortcut + channel * run->shortcut_stride + at);
+        const float *shortcut = run->shortcut + channel * run->shortcut_stride + at;
+        UNROLLED for (int v = 0; v < vectors; v++) {
+            sum[v] += load(shortcut + v * LANES);
+        }
     }
     if (layer->relu) {
-        sum = POSITIVE(sum);
+        UNROLLED for (int v = 0; v < vectors; v++) {
+            sum[v] = POSITIVE(sum[v]);
+        }
     }
-    memcpy(y, &sum, left >= LANES ? sizeof sum : (size_t)left * sizeof(float));
+    UNROLLED for (int v = 0; v < vectors - 1; v++) {
+        memcpy(y + v * LANES, sum + v, sizeof *sum);
+    }
+    y += (vectors - 1) * LANES;
+    if (left >= LANES) {
+        memcpy(y, sum + vectors - 1, sizeof *sum);
+    } else {
+        store_part(y, sum[vectors - 1], left);
+    }
 }
 
 /* `channels` x `vectors` outputs; `width` weights of a group lie next to each other. */
@@ -104,10 +140,8 @@ INLINE void tile(const stapes_layer *layer, const stapes_run *run, const float *
         }
         x += layer->in_stride;
     }
-    for (int m = 0; m < channels; m++) {
-        for (int v = 0; v < vectors; v++) {
-            finish(layer, run, channel + m, at + v * LANES, sum[m][v]);
-        }
+    UNROLLED for (int m = 0; m < channels; m++) {
+        finish(layer, run, channel + m, at, sum[m], vectors);
     }
 }
 
@@ -179,9 +213,7 @@ INLINE void sparse_tile(const stapes_layer *layer, const stapes_run *run, int32_
                 sum[v] += *w * load(x + v * LANES);
             }
         }
-        for (int v = 0; v < vectors; v++) {
-            finish(layer, run, channel, at + v * LANES, sum[v]);
-        }
+        finish(layer, run, channel, at, sum, vectors);
     }
 }
 

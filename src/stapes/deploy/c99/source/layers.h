@@ -7,20 +7,21 @@
 
 /*
  * A map: what one layer writes and others read, or rather those of its columns that are still
- * needed. Row after row; in a row, column after column; of a column, `gap` cells of zeros, then
- * its bins. The zeros of one column are also those behind the last bin of the column before it,
- * so that a convolution runs along a row as if it were one long line:
+ * needed. Row after row; in a row, column after column; of a column, its bins and a cell or so
+ * behind them. Where a convolution looks beyond the bins, these cells are zeros, which serve as
+ * those in front of the next column or row as well, so that it runs along a row as if that were
+ * one long line:
  *
- *   0 b b b b b 0 b b b b b 0 b b b b b 0
- *   '-- pitch --'
+ *   (0) b b b b b 0 b b b b b 0 b b b b b 0
+ *       '-- pitch --'
  */
 typedef struct {
-    int32_t offset;   /* of the first row, in stapes_network.cells */
+    int32_t offset;   /* of the first bin, in stapes_network.cells behind the lead */
     int32_t stride;   /* cells from row to row */
     uint16_t rows;
     uint16_t bins;
     uint16_t pitch;   /* cells of a column */
-    uint8_t gap;      /* cells of zeros in front of a column's bins */
+    uint8_t gap;      /* how many of the cells behind a column's bins are to be zeros */
     uint8_t margin;   /* columns of zeros before the first and behind the last column */
     int32_t columns;  /* in all, without the margins */
     float scale;      /* int8: of one level */
@@ -40,7 +41,7 @@ typedef struct {
     uint8_t lead;       /* how many of them lie before the output's own place */
     uint8_t step;       /* columns of the input per column of the output */
     int32_t columns;    /* that it makes in all */
-    uint8_t start;      /* cell of a column at which the first output reads */
+    uint8_t padding;    /* cells in front of its own place at which an output begins to read */
     uint8_t taps;
     uint16_t batch;     /* columns that are worth a call; fewer only at the end */
     uint8_t zero;       /* int8, with a shortcut: of the levels that are added to the shortcut */
@@ -86,7 +87,7 @@ extern const float stapes_head_bias[STAPES_LABELS];
  * A run of `cells` outputs in a line, for all output channels.
  *
  * x, y, shortcut: the first cells in the first rows; shortcut may be null.
- * Reads up to STAPES_SLACK cells more than it needs, but writes none.
+ * Reads up to 15 cells more than it needs, but writes none.
  */
 typedef struct {
     const stapes_cell *x;

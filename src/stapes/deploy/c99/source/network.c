@@ -23,8 +23,8 @@
 static stapes_cell *cell(stapes_network *state, int map, int row, int32_t time, int position)
 {
     const stapes_map *m = &stapes_maps[map];
-    return state->cells + m->offset + row * m->stride + (time - state->first[map]) * m->pitch +
-           position;
+    return state->cells + state->lead + m->offset + row * m->stride +
+           (time - state->first[map]) * m->pitch + position;
 }
 
 /* Columns of a map that are zero, from `time` on. */
@@ -38,19 +38,23 @@ static void clear(stapes_network *state, int map, int32_t time, int32_t count)
     }
 }
 
-/* The zeros between columns, which a long run has overwritten. */
+/* The zeros behind columns, which a long run has overwritten. */
 static void clear_gaps(stapes_network *state, int map, int32_t time, int32_t count)
 {
     const stapes_map *m = &stapes_maps[map];
-    const size_t size = m->gap * sizeof(stapes_cell);
+    stapes_cell zero;
 
     if (m->gap == 0) {
         return;
     }
+    memset(&zero, m->zero, sizeof zero);
     for (int row = 0; row < m->rows; row++) {
-        stapes_cell *gap = cell(state, map, row, time, 0);
-        for (int32_t column = 0; column < count; column++) {
-            memset(gap + column * m->pitch, m->zero, size);
+        stapes_cell *gap = cell(state, map, row, time, m->bins);
+        for (int32_t i = 0; i < count; i++) {
+            for (int k = 0; k < m->gap; k++) {
+                gap[k] = zero;
+            }
+            gap += m->pitch;
         }
     }
 }
@@ -66,15 +70,15 @@ static void convolve(stapes_network *state, const stapes_layer *layer, int32_t n
     const int32_t runs = line ? 1 : count;
     stapes_run run;
 
-    run.x = cell(state, layer->in, 0, from, layer->start);
-    run.y = cell(state, layer->out, 0, next, out->gap);
+    run.x = cell(state, layer->in, 0, from, -layer->padding);
+    run.y = cell(state, layer->out, 0, next, 0);
     run.y_stride = out->stride;
-    run.cells = line ? count * out->pitch - out->gap : out->bins;
+    run.cells = line ? count * out->pitch : out->bins;
     run.shortcut = NULL;
     run.shortcut_stride = 0;
     if (shortcut) {
         const stapes_map *m = &stapes_maps[layer->shortcut];
-        run.shortcut = cell(state, layer->shortcut, 0, next, m->gap);
+        run.shortcut = cell(state, layer->shortcut, 0, next, 0);
         run.shortcut_stride = m->stride;
     }
     for (int32_t i = 0; i < runs; i++) {
@@ -90,38 +94,42 @@ static void convolve(stapes_network *state, const stapes_layer *layer, int32_t n
         }
     }
     if (line) {
-        clear_gaps(state, layer->out, next + 1, count - 1);
+        clear_gaps(state, layer->out, next, count);
     }
-}
-
-static stapes_cell largest(stapes_cell a, stapes_cell b)
-{
-#if STAPES_INT8
-    for (int i = 0; i < 4; i++) {
-        a.level[i] = a.level[i] > b.level[i] ? a.level[i] : b.level[i];
-    }
-    return a;
-#else
-    return a > b ? a : b;
-#endif
 }
 
 /* The largest of 2 x 2; an odd bin or column at the end is left out. */
 static void pool(stapes_network *state, const stapes_layer *layer, int32_t next, int32_t count)
 {
     const stapes_map *in = &stapes_maps[layer->in], *out = &stapes_maps[layer->out];
+    /* Whole columns, zeros included, suit vectors better. */
+    const int cells = in->pitch == 2 * out->pitch ? out->pitch : out->bins;
 
     for (int row = 0; row < out->rows; row++) {
         for (int32_t i = next; i < next + count; i++) {
-            const stapes_cell *restrict a = cell(state, layer->in, row, 2 * i, in->gap);
+            const stapes_cell *restrict a = cell(state, layer->in, row, 2 * i, 0);
             const stapes_cell *restrict b = a + in->pitch;
-            stapes_cell *restrict y = cell(state, layer->out, row, i, out->gap);
-            for (int bin = 0; bin < out->bins; bin++) {
-                y[bin] = largest(largest(a[2 * bin], a[2 * bin + 1]),
-                                 largest(b[2 * bin], b[2 * bin + 1]));
+            stapes_cell *restrict y = cell(state, layer->out, row, i, 0);
+            for (int k = 0; k < cells; k++) {
+#if STAPES_INT8
+                for (int m = 0; m < 4; m++) {
+                    const uint8_t left = a[2 * k].level[m] > b[2 * k].level[m]
+                                             ? a[2 * k].level[m]
+                                             : b[2 * k].level[m];
+                    const uint8_t right = a[2 * k + 1].level[m] > b[2 * k + 1].level[m]
+                                              ? a[2 * k + 1].level[m]
+                                              : b[2 * k + 1].level[m];
+                    y[k].level[m] = left > right ? left : right;
+                }
+#else
+                const float left = a[2 * k] > b[2 * k] ? a[2 * k] : b[2 * k];
+                const float right = a[2 * k + 1] > b[2 * k + 1] ? a[2 * k + 1] : b[2 * k + 1];
+                y[k] = left > right ? left : right;
+#endif
             }
         }
     }
+    clear_gaps(state, layer->out, next, count);
 }
 
 /* Add to the totals over the feature map. */
@@ -131,7 +139,7 @@ static void sum_up(stapes_network *state, const stapes_layer *layer, int32_t nex
 
     for (int row = 0; row < in->rows; row++) {
         for (int32_t i = next; i < next + count; i++) {
-            const stapes_cell *x = cell(state, layer->in, row, i, in->gap);
+            const stapes_cell *x = cell(state, layer->in, row, i, 0);
 #if STAPES_INT8
             for (int bin = 0; bin < in->bins; bin++) {
                 for (int k = 0; k < 4; k++) {
@@ -226,10 +234,12 @@ static void compute(stapes_network *state)
 void stapes_network_begin(stapes_network *state)
 {
     memset(state, 0, sizeof *state);
+    /* Maps begin where a vector does. */
+    state->lead = (int32_t)((0 - (uintptr_t)state->cells) % STAPES_ALIGNMENT / sizeof(stapes_cell));
     for (int map = 0; map < STAPES_MAPS; map++) {
         const stapes_map *m = &stapes_maps[map];
-        memset(state->cells + m->offset, m->zero,
-               (size_t)(m->rows * m->stride) * sizeof(stapes_cell));
+        memset(state->cells + state->lead + m->offset - m->gap, m->zero,
+               (size_t)(m->gap + m->rows * m->stride) * sizeof(stapes_cell));
         state->first[map] = -m->margin;
         state->count[map] = m->margin;
     }

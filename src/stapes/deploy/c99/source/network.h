@@ -23,6 +23,7 @@ typedef float stapes_cell;
 
 typedef struct {
     stapes_cell cells[STAPES_CELLS];          /* all maps, where stapes_maps says */
+    int32_t lead;                             /* cells that are left free in front of them */
     int32_t first[STAPES_MAPS];               /* time of a map's first column that is kept */
     int32_t count[STAPES_MAPS];               /* columns that are kept, zeros included */
     int32_t next[STAPES_LAYERS];              /* column that a layer makes next */
