@@ -43,6 +43,7 @@ from stapes.config import KINDS, Recipe, parse_recipe
 from stapes.errors import ConfigError, ModelFileError, UnknownNameError
 from stapes.features import BandNormalizer, FrontEnd, create_frontend
 from stapes.files import write_bytes
+from stapes.inference.settings import AudioSettings
 from stapes.models import create_model
 from stapes.models.registry import network_settings
 from stapes.packing import join_zeros, pack, saves_space, split_zeros, unpack
@@ -111,6 +112,19 @@ class Bundle:
     metadata: dict[str, Any] = field(default_factory=dict)
     precision: Precision = "float32"
     compact: bool = False
+
+    @property
+    def audio(self) -> AudioSettings:
+        """What the model listens to.
+
+        Raises:
+            ConfigError: the recipe is not resolved.
+        """
+        fields = AudioSettings.__dataclass_fields__
+        try:
+            return AudioSettings(**{name: getattr(self.recipe.audio, name) for name in fields})
+        except ValueError as error:
+            raise ConfigError(f"audio: {error}: the model's recipe is not resolved.") from None
 
     def module(self) -> WaveformClassifier:
         """The whole chain in evaluation mode."""

@@ -27,7 +27,7 @@ from stapes.deploy.recordings import (
 )
 from stapes.deploy.replay import Agreement, compare, refuse_disagreement
 from stapes.errors import ConfigError
-from stapes.evaluation.predict import Classifier, audio_settings
+from stapes.evaluation.predict import Classifier
 from stapes.files import write_bytes
 from stapes.runtime import OnnxClassifier
 
@@ -184,7 +184,7 @@ def export_c(
         if c_compiler() is None or shutil.which("make") is None:
             replayed = "nothing: there is no C compiler here (make test in the folder where one is)"
         else:
-            audio = audio_settings(bundle)
+            audio = bundle.audio
             exported = CompiledClassifier(trial, bundle.labels, audio, made.ram)
             agreement = compare(expected, exported.probabilities(windows))
             refuse_disagreement(agreement, precision, "the compiled C", target)
@@ -218,7 +218,7 @@ def _parts(windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 def _calibration(
     bundle: Bundle, model: str | Path, given: Sequence[str | Path]
 ) -> NDArray[np.float32]:
-    audio = audio_settings(bundle)
+    audio = bundle.audio
     if given:
         return recording_windows(given, audio, _CALIBRATED)
     windows = clip_windows(clips_of_run(model).train, audio, _CALIBRATED)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stapes.audio import cut_recording, read
+from stapes.audio import read
 from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.data import Clip, Dataset, load_dataset
 from stapes.deploy.c99.compiled import CompiledClassifier, c_compiler
@@ -32,7 +32,7 @@ from stapes.deploy.replay import compare
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.ensemble import members_of_run
 from stapes.evaluation.metrics import Interval, score
-from stapes.evaluation.predict import Classifier, audio_settings
+from stapes.evaluation.predict import Classifier
 from stapes.inference.classifier import BaseClassifier
 from stapes.runtime import OnnxClassifier
 
@@ -249,7 +249,7 @@ def _int8_of(path: Path, path8: Path | None, bundle: Bundle) -> Bundle:
         if other.precision != "int8" or other.labels != bundle.labels:
             raise ConfigError(f"{path8}: is not {path} in int8.")
         return other
-    windows = clip_windows(clips_of_run(path).train, audio_settings(bundle), _CALIBRATED)
+    windows = clip_windows(clips_of_run(path).train, bundle.audio, _CALIBRATED)
     if windows is None:
         raise ConfigError(
             f"{path}: the recordings of its training, which set the ranges of int8, are not at "
@@ -320,16 +320,8 @@ def _answers(ways: dict[str, _Way], clip: Clip) -> dict[str, NDArray[np.float32]
     """Probabilities of a clip's windows, (W, K), by way."""
     light = ways["ONNX float32"].classifier
     audio = light.audio
-    windows = np.stack(
-        [
-            window
-            for _, window in cut_recording(
-                clip.path, audio.window, audio.hop, sample_rate=audio.sample_rate,
-                channels=audio.channels, start=clip.start or 0.0, end=clip.end,
-                shorter=audio.shorter, longer=audio.longer,
-            )
-        ]
-    )  # fmt: skip
+    cut = audio.cut(clip.path, start=clip.start or 0.0, end=clip.end)
+    windows = np.stack([window for _, window in cut])
     answers = {
         name: np.concatenate([way.classifier.probabilities(window[None]) for window in windows])
         for name, way in ways.items()

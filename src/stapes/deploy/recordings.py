@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from stapes.audio import cut_recording, find_audio
+from stapes.audio import find_audio
 from stapes.data import Clip, load_dataset
 from stapes.errors import AudioError, DataError, StapesError
 from stapes.inference.settings import AudioSettings
@@ -74,7 +74,7 @@ def clip_windows(
     rows = []
     for clip in spread(clips, limit):
         try:
-            rows.append(next(_windows(clip.path, audio, clip.start or 0.0, clip.end))[1])
+            rows.append(next(audio.cut(clip.path, start=clip.start or 0.0, end=clip.end))[1])
         except AudioError:
             continue
     return np.stack(rows) if rows else None
@@ -99,7 +99,7 @@ def recording_windows(
     rows: list[NDArray[np.float32]] = []
     for number, path in enumerate(paths):
         share = (limit - len(rows)) // (len(paths) - number)
-        for _, (_, window) in zip(range(share), _windows(path, audio), strict=False):
+        for _, (_, window) in zip(range(share), audio.cut(path), strict=False):
             rows.append(window)
     return np.stack(rows)
 
@@ -113,22 +113,6 @@ def spread(items: Sequence[Item], limit: int) -> list[Item]:
     if len(items) <= limit:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, limit).round().astype(int)]
-
-
-def _windows(
-    path: Path, audio: AudioSettings, start: float = 0.0, end: float | None = None
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    return cut_recording(
-        path,
-        audio.window,
-        audio.hop,
-        sample_rate=audio.sample_rate,
-        channels=audio.channels,
-        start=start,
-        end=end,
-        shorter=audio.shorter,
-        longer=audio.longer,
-    )
 
 
 def made_up_windows(audio: AudioSettings) -> NDArray[np.float32]:

@@ -10,30 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stapes.bundle import Bundle, load_bundle
-from stapes.errors import StapesError
 from stapes.evaluation.devices import usable_device
-from stapes.inference import AudioSettings, BaseClassifier
+from stapes.inference import BaseClassifier
 
-__all__ = ["Classifier", "audio_settings", "load"]
-
-
-def audio_settings(bundle: Bundle) -> AudioSettings:
-    """What a trained model listens to.
-
-    Raises:
-        StapesError: the recipe is not resolved.
-    """
-    audio = bundle.recipe.audio
-    if isinstance(audio.sample_rate, str) or isinstance(audio.window_seconds, str):
-        raise StapesError("The model's recipe is not resolved: it names no sample rate.")
-    return AudioSettings(
-        sample_rate=audio.sample_rate,
-        channels=audio.channels,
-        window_seconds=audio.window_seconds,
-        hop_seconds=audio.hop_seconds,
-        shorter=audio.shorter,
-        longer=audio.longer,
-    )
+__all__ = ["Classifier", "load"]
 
 
 class Classifier(BaseClassifier):
@@ -48,7 +28,7 @@ class Classifier(BaseClassifier):
     """
 
     def __init__(self, bundle: Bundle, device: str | torch.device = "cpu") -> None:
-        super().__init__(bundle.labels, audio_settings(bundle))
+        super().__init__(bundle.labels, bundle.audio)
         self.bundle = bundle
         self.device = usable_device(device)
         self._module = bundle.module().to(self.device)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stapes.audio import cut_recording, in_batches
+from stapes.audio import in_batches
 from stapes.bundle import Bundle
 from stapes.data import Clip
 from stapes.errors import AudioError, StapesError, UnknownNameError
@@ -236,19 +236,7 @@ def _explained(
 
 def _windows(bundle: Bundle, clip: Clip) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The windows that a prediction is made of."""
-    audio, rate = bundle.recipe.audio, bundle.frontend.sample_rate
-    assert not isinstance(audio.window_seconds, str)
-    return cut_recording(
-        clip.path,
-        round(audio.window_seconds * rate),
-        round((audio.hop_seconds or audio.window_seconds) * rate),
-        sample_rate=rate,
-        channels=audio.channels,
-        start=clip.start or 0.0,
-        end=clip.end,
-        shorter=audio.shorter,
-        longer=audio.longer,
-    )
+    return bundle.audio.cut(clip.path, start=clip.start or 0.0, end=clip.end)
 
 
 def frame_times(frontend: FrontEnd, n_samples: int) -> Floats:

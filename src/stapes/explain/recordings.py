@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stapes.audio import cut_recording, find_audio, in_batches
+from stapes.audio import find_audio, in_batches
 from stapes.bundle import Bundle
 from stapes.data import Clip, load_dataset
 from stapes.errors import AudioError, DataError, StapesError
@@ -96,25 +97,13 @@ def spectrograms(
     Raises:
         AudioError: a recording cannot be read.
     """
-    audio, frontend = bundle.recipe.audio, bundle.frontend
-    assert not isinstance(audio.window_seconds, str)
-    window = round(audio.window_seconds * frontend.sample_rate)
+    audio, frontend = replace(bundle.audio, longer="crop"), bundle.frontend
 
     def windows() -> Iterator[tuple[int, NDArray[np.float32]]]:
         for given in clips:
             clip = given if isinstance(given, Clip) else Clip(Path(given), "")
             try:
-                yield from cut_recording(
-                    clip.path,
-                    window,
-                    window,
-                    sample_rate=frontend.sample_rate,
-                    channels=audio.channels,
-                    start=clip.start or 0.0,
-                    end=clip.end,
-                    shorter=audio.shorter,
-                    longer="crop",
-                )
+                yield from audio.cut(clip.path, start=clip.start or 0.0, end=clip.end)
             except AudioError as error:
                 if unreadable is None:
                     raise

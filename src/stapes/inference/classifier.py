@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from stapes.audio import (
     convert,
-    cut_recording,
     in_batches,
     iter_windows,
     split_windows,
@@ -216,16 +215,7 @@ class BaseClassifier(ABC):
         )
 
     def _classify_file(self, path: Path) -> Prediction:
-        windows = cut_recording(
-            path,
-            self.audio.window,
-            self.audio.hop,
-            sample_rate=self.audio.sample_rate,
-            channels=self.audio.channels,
-            shorter=self.audio.shorter,
-            longer=self.audio.longer,
-        )
-        mean = self._mean(batch for _, batch in in_batches(windows, _BATCH))
+        mean = self._mean(batch for _, batch in in_batches(self.audio.cut(path), _BATCH))
         return self._prediction(str(path), mean)
 
     def _mean(self, batches: Iterable[NDArray[np.float32]]) -> NDArray[np.float64] | None:

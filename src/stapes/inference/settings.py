@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
-from stapes.audio.windows import Longer, Shorter
+from stapes.audio import cut_recording
+from stapes.audio.windows import Longer, Samples, Shorter
 
 __all__ = ["AudioSettings"]
 
@@ -61,6 +64,34 @@ class AudioSettings:
     def hop(self) -> int:
         """Samples between the windows of a longer recording."""
         return round((self.hop_seconds or self.window_seconds) * self.sample_rate)
+
+    def cut(
+        self, path: str | Path, *, start: float = 0.0, end: float | None = None
+    ) -> Iterator[tuple[int, Samples]]:
+        """The windows that a classification of a recording is made of.
+
+        Args:
+            path: the recording.
+            start: seconds; with ``end``, the segment to cut.
+            end: seconds; none: the recording's end.
+
+        Yields:
+            The window's first sample, and (channels, window).
+
+        Raises:
+            AudioError: the recording cannot be read; when the iteration comes to it.
+        """
+        return cut_recording(
+            path,
+            self.window,
+            self.hop,
+            sample_rate=self.sample_rate,
+            channels=self.channels,
+            start=start,
+            end=end,
+            shorter=self.shorter,
+            longer=self.longer,
+        )
 
     def steps(self, hop_seconds: float | None = None) -> int:
         """Samples between the windows of a timeline or a stream.

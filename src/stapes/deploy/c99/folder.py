@@ -22,7 +22,6 @@ from stapes.deploy.c99.network import network_part
 from stapes.deploy.c99.part import Part
 from stapes.deploy.c99.text import comment, define, number
 from stapes.errors import ConfigError, StapesError
-from stapes.evaluation.predict import audio_settings
 from stapes.features import LogMel, PerceptualMel
 from stapes.files import cannot_write, write_text
 from stapes.inference.settings import AudioSettings
@@ -96,7 +95,7 @@ def write_c(
 def _files(
     bundle: Bundle, folder: Path, chunk: int | None, sparse: bool | None, measure: bool
 ) -> tuple[dict[str, str], CExport]:
-    audio = audio_settings(bundle)
+    audio = bundle.audio
     frontend = frontend_part(bundle.frontend, bundle.normalizer, audio)
     network = network_part(
         bundle.network,

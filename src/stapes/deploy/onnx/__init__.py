@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from stapes.deploy.onnx.model import FORMAT_VERSION, onnx_model
+from stapes.deploy.onnx.model import onnx_model
 
-__all__ = ["FORMAT_VERSION", "onnx_model"]
+__all__ = ["onnx_model"]

@@ -14,16 +14,12 @@ from stapes.bundle import Bundle
 from stapes.deploy.onnx.building import IR_VERSION, OPSET, GraphBuilder
 from stapes.deploy.onnx.frontend import add_frontend, add_normalizer
 from stapes.deploy.onnx.network import add_network
-from stapes.errors import ConfigError
 from stapes.inference.sealing import DIGEST_KEY, UNSEALED, seal
 from stapes.inference.settings import AudioSettings
 from stapes.models.registry import network_settings
+from stapes.runtime import FORMAT_VERSION
 
-__all__ = ["FORMAT_VERSION", "onnx_model"]
-
-FORMAT_VERSION = 1
-
-_AUDIO = ("sample_rate", "channels", "window_seconds", "hop_seconds", "shorter", "longer")
+__all__ = ["onnx_model"]
 
 
 def onnx_model(bundle: Bundle) -> bytes:
@@ -44,7 +40,7 @@ def onnx_model(bundle: Bundle) -> bytes:
     Raises:
         ConfigError: a network or front end that cannot be exported, with the reason.
     """
-    audio = _audio(bundle)
+    audio = bundle.audio
     frontend, channels = bundle.frontend, audio.channels
     shape = (frontend.out_channels(channels), frontend.n_bins, frontend.n_frames(audio.window))
     graph = GraphBuilder("features")
@@ -76,14 +72,6 @@ def onnx_model(bundle: Bundle) -> bytes:
     helper.set_model_props(model, {"stapes": text, DIGEST_KEY: UNSEALED})
     onnx.checker.check_model(model, full_check=True)
     return seal(model.SerializeToString(deterministic=True))
-
-
-def _audio(bundle: Bundle) -> AudioSettings:
-    recipe = bundle.recipe.audio
-    try:
-        return AudioSettings(**{name: getattr(recipe, name) for name in _AUDIO})
-    except ValueError as error:
-        raise ConfigError(f"audio: {error}: the model's recipe is not resolved.") from None
 
 
 def _min_samples(bundle: Bundle, audio: AudioSettings, any_length: bool) -> int:
