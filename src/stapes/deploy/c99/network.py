@@ -55,8 +55,8 @@ def network_part(
         network: with or without damping, masks and batch norms; it is not changed.
         n_bins: F of the spectrogram.
         n_frames: T of the spectrogram, of one window.
-        chunk: columns that go through the network at once: fewer take less RAM and are slower; none:
-            as many as it takes to be fast.
+        chunk: columns that go through the network at once; fewer take less RAM and are slower;
+            none: as many as it takes to be fast.
         sparse: whether layers hold and multiply only their weights that are not zero; none: those
             for which that is faster.
 

@@ -99,8 +99,8 @@ typedef struct {
 } stapes_run;
 
 #if STAPES_INT8
-/* The level nearest to a value, half to even, 0 ... 255. */
-uint8_t stapes_level(float value, float scale, int zero);
+/* Of each value the nearest level, half to even, 0 ... 255. */
+void stapes_quantise(const float *values, uint8_t *levels, int count, float scale, int zero);
 #endif
 
 void stapes_convolve(const stapes_layer *layer, const stapes_run *run);

@@ -246,21 +246,27 @@ void stapes_network_begin(stapes_network *state)
     state->count[0] = (STEM_PADDING - 1) / 2 + 1;
 }
 
-/* Put a column of the spectrogram, or a column of zeros, where the stem reads it. */
+/* Put a column of the spectrogram where the stem reads it. */
 static void split(stapes_network *state, const float *column)
 {
     const int32_t time = state->frames + STEM_PADDING;
 
     for (int channel = 0; channel < STAPES_CHANNELS; channel++) {
+        const float *values = column + channel * STAPES_BINS;
+#if STAPES_INT8
+        uint8_t levels[STAPES_BINS];
+        stapes_quantise(values, levels, STAPES_BINS, stapes_maps[0].scale, stapes_maps[0].zero);
+        stapes_cell *first = cell(state, 0, channel, time / 2, 0);
+#else
+        stapes_cell *first = cell(state, 0, 4 * channel + time % 2, time / 2, 0);
+        const int32_t odd = 2 * stapes_maps[0].stride;
+#endif
         for (int bin = 0; bin < STAPES_BINS; bin++) {
             const int place = bin + STEM_PADDING;
-            const float value = column == NULL ? 0 : column[channel * STAPES_BINS + bin];
-            const int part = 2 * (place % 2) + time % 2;
 #if STAPES_INT8
-            cell(state, 0, channel, time / 2, place / 2)->level[part] =
-                stapes_level(value, stapes_maps[0].scale, stapes_maps[0].zero);
+            first[place / 2].level[2 * (place % 2) + time % 2] = levels[bin];
 #else
-            *cell(state, 0, 4 * channel + part, time / 2, place / 2) = value;
+            first[place % 2 * odd + place / 2] = values[bin];
 #endif
         }
     }
@@ -268,14 +274,23 @@ static void split(stapes_network *state, const float *column)
     state->frames++;
 }
 
+/* The zeros behind the last column, where the stem reads them: an even column, as it steps by two. */
+static void end(stapes_network *state)
+{
+    const int32_t time = STAPES_FRAMES + STEM_PADDING;
+
+    if (time % 2 == 0) {
+        clear(state, 0, time / 2, 1);
+        state->count[0]++;
+    }
+}
+
 void stapes_network_push(stapes_network *state, const float *columns, int count)
 {
     for (int i = 0; i < count && state->frames < STAPES_FRAMES; i++) {
         split(state, columns + i * COLUMN);
         if (state->frames == STAPES_FRAMES) {
-            for (int k = 0; k < STEM_PADDING; k++) {
-                split(state, NULL);
-            }
+            end(state);
         } else if (state->frames % STAPES_CHUNK != 0) {
             continue;
         }
