@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import features, reduction, start, timeline_memory, training, waveform
+from benchmarks import deployment, features, reduction, start, timeline_memory, training, waveform
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
         reduction.main,
         features.main,
         waveform.main,
+        deployment.main,
         start.main,
         timeline_memory.main,
     ):

@@ -30,15 +30,17 @@ from stapes.deploy.c99.compiled import CompiledClassifier
 from stapes.deploy.c99.folder import write_c
 from stapes.deploy.export import in_eight_bits
 from stapes.deploy.onnx import onnx_model
-from stapes.evaluation.predict import Classifier
 from stapes.features import BandNormalizer, LogMel, PerceptualMel
 from stapes.models import create_model
 from stapes.runtime import OnnxClassifier
 
 RATE, SECONDS, CLASSES, REPEATS = 22_050, 10, 10, 15
+STUDENT_SECONDS = 5
 
 
-def _bundle(frontend: LogMel | PerceptualMel, width: int = 32, keep: float = 1.0) -> Bundle:
+def _bundle(
+    frontend: LogMel | PerceptualMel, width: int = 32, keep: float = 1.0, seconds: int = SECONDS
+) -> Bundle:
     torch.manual_seed(0)
     network = create_model("cp_resnet", n_classes=CLASSES, rho=7, width=width, blocks=(4, 3, 0))
     network.eval()
@@ -49,7 +51,7 @@ def _bundle(frontend: LogMel | PerceptualMel, width: int = 32, keep: float = 1.0
         for conv in convs:
             prune.remove(conv, "weight")  # type: ignore[no-untyped-call]
     features = frontend.settings()
-    audio = {"sample_rate": RATE, "window_seconds": float(SECONDS)}
+    audio = {"sample_rate": RATE, "window_seconds": float(seconds)}
     recipe = {"name": "speed", "audio": audio, "features": {"name": features["name"]}}
     normalizer = BandNormalizer(1, frontend.n_bins)
     noise = torch.randn(1, 1, RATE * SECONDS)
@@ -178,9 +180,8 @@ def _measure(folder: Path, files: list[Path]) -> str:
             ways: dict[str, Callable[[], object]] = {"ort": partial(light.probabilities, window)}
             for kind, bundle in (("dense", dense), ("sparse", sparse)):
                 place = folder / f"c-{width}-{kind}-{flags.count('=')}"
-                made = write_c(bundle, place)
-                audio = Classifier(bundle).audio
-                way = CompiledClassifier(place, bundle.labels, audio, made.ram, flags=flags)
+                made = write_c(bundle, place, measure=False)
+                way = CompiledClassifier(place, bundle.labels, bundle.audio, made.ram, flags=flags)
                 ways[kind] = partial(way.probabilities, window)
             times = _interleaved(ways)
             ort, plain, pruned = times["ort"], times["dense"], times["sparse"]
@@ -189,6 +190,26 @@ def _measure(folder: Path, files: list[Path]) -> str:
                 f"{_ratio(ort, plain)} | {1000 * statistics.median(pruned):.1f} | "
                 f"{_ratio(plain, pruned)} |"
             )
+    lines += [
+        f"\nStudents in C: bytes of flash (constants, program) and of RAM (state, window of "
+        f"{STUDENT_SECONDS} s as float) on a processor without vectors; a hop of 1 s runs the same "
+        "window again.\n",
+        "| student | in C | constants | program | state | window | RAM in all |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for label, width, eight in (
+        ("500 kB in float16: width 48", 48, False),
+        ("the same", 48, True),
+        ("128 kB in int8: width 34", 34, True),
+    ):
+        student = _bundle(small, width, seconds=STUDENT_SECONDS)
+        if eight:
+            student = in_eight_bits(student, window[:, :, : RATE * STUDENT_SECONDS])
+        made = write_c(student, folder / f"student-{width}-{eight}")
+        lines.append(
+            f"| {label} | {'int8' if eight else 'float32'} | {made.flash:,} | {made.code or 0:,} | "
+            f"{made.ram_plain:,} | {made.window:,} | {made.ram_plain + made.window:,} |"
+        )
     return "\n".join(lines) + "\n"
 
 

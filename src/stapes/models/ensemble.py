@@ -147,7 +147,7 @@ class Ensemble(nn.Module):
             answer: Tensor = self.head(x)
             return answer
         # log(1/M * sum of p_m)
-        each = x.reshape(len(x), len(self.members), -1)  # (B, M, K)
+        each = x.unflatten(1, (len(self.members), -1))  # (B, M, K)
         mean: Tensor = each.logsumexp(1) - math.log(len(self.members))
         return mean
 
