@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stapes.bundle import Bundle, load_bundle, save_bundle
     from stapes.config import Recipe, load_recipe
     from stapes.data import Dataset, load_dataset
+    from stapes.deploy.export import export
     from stapes.errors import StapesError
     from stapes.evaluation.ensemble import ensemble
     from stapes.evaluation.evaluate import evaluate
@@ -43,6 +44,7 @@ __all__ = [
     "create_model",
     "ensemble",
     "evaluate",
+    "export",
     "load",
     "load_bundle",
     "load_dataset",
@@ -64,6 +66,7 @@ _HOMES = {
     "create_model": "models",
     "ensemble": "evaluation.ensemble",
     "evaluate": "evaluation.evaluate",
+    "export": "deploy.export",
     "load_bundle": "bundle",
     "load_dataset": "data",
     "load_recipe": "config",

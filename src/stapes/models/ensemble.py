@@ -147,7 +147,9 @@ class Ensemble(nn.Module):
             answer: Tensor = self.head(x)
             return answer
         # log(1/M * sum of p_m)
-        each = x.unflatten(1, (len(self.members), -1))  # (B, M, K)
+        # Not reshape: an exporter would take the batch for fixed.
+        split = x.unflatten(1, (len(self.members), -1))  # type: ignore[no-untyped-call]
+        each: Tensor = split  # (B, M, K)
         mean: Tensor = each.logsumexp(1) - math.log(len(self.members))
         return mean
 
