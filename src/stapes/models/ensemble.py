@@ -147,9 +147,8 @@ class Ensemble(nn.Module):
             answer: Tensor = self.head(x)
             return answer
         # log(1/M * sum of p_m)
-        # Not reshape: an exporter would take the batch for fixed.
-        split = x.unflatten(1, (len(self.members), -1))  # type: ignore[no-untyped-call]
-        each: Tensor = split  # (B, M, K)
+        # (B, M, K); not reshape, with which an exporter takes the batch for fixed.
+        each = x.unflatten(1, (len(self.members), -1))  # type: ignore[no-untyped-call]
         mean: Tensor = each.logsumexp(1) - math.log(len(self.members))
         return mean
 
