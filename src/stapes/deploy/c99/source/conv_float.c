@@ -32,9 +32,6 @@
 #endif
 #define VECTORS 3
 
-#if LANES == 16
-#include <immintrin.h>
-#endif
 #if LANES > 1
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t mask __attribute__((vector_size(4 * LANES)));
@@ -62,51 +59,34 @@ INLINE vec load(const float *x)
     return v;
 }
 
+INLINE void store(float *y, vec v)
+{
+    memcpy(y, &v, sizeof v);
+}
+
 INLINE vec spread(float x)
 {
     return x - (vec){0};
 }
 
-/* Write the first `count` of a vector. */
-INLINE void store_part(float *y, vec v, int32_t count)
-{
-#if LANES == 16
-    _mm512_mask_storeu_ps(y, (__mmask16)((1 << count) - 1), (__m512)v);
-#else
-    float all[LANES];
-    memcpy(all, &v, sizeof all);
-    for (int32_t i = 0; i < count; i++) {
-        y[i] = all[i];
-    }
-#endif
-}
-
-/* Add the shortcut, clip, and write what belongs to the run of a channel's sums. */
+/* Add the shortcut, clip, and write the sums of a channel at places at ... to y. */
 INLINE void finish(const stapes_layer *layer, const stapes_run *run, int channel, int32_t at,
-                   vec *sum, int vectors)
+                   const vec *sum, int vectors, float *y)
 {
-    const int32_t left = run->cells - at - (vectors - 1) * LANES;
-    float *y = run->y + channel * run->y_stride + at;
+    const float *shortcut = NULL;
 
     if (run->shortcut != NULL) {
-        const float *shortcut = run->shortcut + channel * run->shortcut_stride + at;
-        UNROLLED for (int v = 0; v < vectors; v++) {
-            sum[v] += load(shortcut + v * LANES);
+        shortcut = run->shortcut + channel * run->shortcut_stride + at;
+    }
+    UNROLLED for (int v = 0; v < vectors; v++) {
+        vec x = sum[v];
+        if (shortcut != NULL) {
+            x += load(shortcut + v * LANES);
         }
-    }
-    if (layer->relu) {
-        UNROLLED for (int v = 0; v < vectors; v++) {
-            sum[v] = POSITIVE(sum[v]);
+        if (layer->relu) {
+            x = POSITIVE(x);
         }
-    }
-    UNROLLED for (int v = 0; v < vectors - 1; v++) {
-        memcpy(y + v * LANES, sum + v, sizeof *sum);
-    }
-    y += (vectors - 1) * LANES;
-    if (left >= LANES) {
-        memcpy(y, sum + vectors - 1, sizeof *sum);
-    } else {
-        store_part(y, sum[vectors - 1], left);
+        store(y + v * LANES, x);
     }
 }
 
@@ -140,8 +120,21 @@ INLINE void tile(const stapes_layer *layer, const stapes_run *run, const float *
         }
         x += layer->in_stride;
     }
-    UNROLLED for (int m = 0; m < channels; m++) {
-        finish(layer, run, channel + m, at, sum[m], vectors);
+    /* What would go beyond the run's end goes aside first. */
+    const int32_t left = run->cells - at;
+    float *y = run->y + channel * run->y_stride + at;
+    if (left >= vectors * LANES) {
+        UNROLLED for (int m = 0; m < channels; m++) {
+            finish(layer, run, channel + m, at, sum[m], vectors, y + m * run->y_stride);
+        }
+    } else {
+        float aside[CHANNELS][VECTORS * LANES];
+        UNROLLED for (int m = 0; m < channels; m++) {
+            finish(layer, run, channel + m, at, sum[m], vectors, aside[m]);
+        }
+        for (int m = 0; m < channels; m++) {
+            memcpy(y + m * run->y_stride, aside[m], (size_t)left * sizeof *y);
+        }
     }
 }
 
@@ -199,6 +192,7 @@ INLINE void sparse_tile(const stapes_layer *layer, const stapes_run *run, int32_
     const float *bias = stapes_biases + layer->first_bias;
     const uint16_t *restrict counts = stapes_counts + layer->first_count;
     const uint16_t *restrict jump = stapes_jumps + layer->first_jump;
+    const int32_t left = run->cells - at;
     vec sum[8];
 
     for (int channel = 0; channel < layer->out_rows; channel++) {
@@ -213,7 +207,14 @@ INLINE void sparse_tile(const stapes_layer *layer, const stapes_run *run, int32_
                 sum[v] += *w * load(x + v * LANES);
             }
         }
-        finish(layer, run, channel, at, sum, vectors);
+        float *y = run->y + channel * run->y_stride + at;
+        if (left >= vectors * LANES) {
+            finish(layer, run, channel, at, sum, vectors, y);
+        } else {
+            float aside[8 * LANES];
+            finish(layer, run, channel, at, sum, vectors, aside);
+            memcpy(y, aside, (size_t)left * sizeof *y);
+        }
     }
 }
 

@@ -29,55 +29,73 @@
 #define INLINE static inline
 #endif
 
-/* A value in levels above zero, as a whole number. */
-INLINE float rounded(float value, float scale, int zero)
-{
-    const float least = (float)-zero, most = (float)(255 - zero);
-    float x = value / scale;
+/* Output channels in a group of weights, and in a cell. */
+#define CHANNELS 4
+/* At this size a float has no room for fractions, and adding rounds half to even. */
+#define ROOM 12582912.0f
 
-    x = x > least ? x : least;
-    x = x < most ? x : most;
-    /* At this size a float has no room for fractions, and adding rounds half to even. */
-    return (x + 12582912.0f) - 12582912.0f;
-}
-
-INLINE uint8_t level_of(float value, float scale, int zero)
-{
-    return (uint8_t)((int)rounded(value, scale, zero) + zero);
-}
-
-void stapes_quantise(const float *values, uint8_t *levels, int count, float scale, int zero)
-{
-    for (int i = 0; i < count; i++) {
-        levels[i] = level_of(values[i], scale, zero);
-    }
-}
-
-/* --- what the processor has ---
+/*
+ * --- what the processor has ---
  *
- * LANES      cells that are worked on at once
- * GROUPS     groups of four output channels that are summed up side by side, and
- * VECTORS    times LANES cells: as many as there are registers
- * sums       int32, one for each of LANES cells
- * cells      LANES cells, ready for products
- * quad       four weights, for the four channels of a cell
+ * LANES          cells that are worked on at once
+ * GROUPS         groups of output channels that are summed up side by side, and
+ * VECTORS        times LANES cells: as many as there are registers
+ * sums, reals    int32 and float, one for each of LANES cells
+ * cells          LANES cells, ready for products
+ * quad           four weights, for the four channels of a cell
+ *
+ * add_products   sum + x[0] w[0] + x[1] w[1] + x[2] w[2] + x[3] w[3]
+ * limited        x between two bounds
  */
 
-#define CHANNELS 4
-
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include <immintrin.h>
+#if defined(__GNUC__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define LANES 16
 #define GROUPS 2
 #define VECTORS 3
-typedef __m512i sums;
+#elif defined(__GNUC__) && defined(__AVX2__)
+#define LANES 8
+#define GROUPS 1
+#define VECTORS 2
+#elif defined(__GNUC__) && defined(__SSE2__)
+#define LANES 4
+#define GROUPS 1
+#define VECTORS 2
+#else
+#define LANES 1
+#define GROUPS 1
+#define VECTORS 2
+#endif
+
+#if LANES > 1
+#include <immintrin.h>
+typedef int32_t sums __attribute__((vector_size(4 * LANES)));
+typedef float reals __attribute__((vector_size(4 * LANES)));
+/* LANES cells as 32 bits each; these processors are little-endian. */
+typedef uint32_t packed __attribute__((vector_size(4 * LANES)));
+
+INLINE reals to_reals(sums x)
+{
+    return __builtin_convertvector(x, reals);
+}
+
+INLINE packed to_packed(reals x)
+{
+    return (packed)__builtin_convertvector(x, sums);
+}
+
+INLINE sums level(packed x, int channel)
+{
+    return (sums)(x >> 8 * channel & 255);
+}
+#else
+typedef int32_t sums;
+typedef float reals;
+typedef stapes_cell packed;
+#endif
+
+#if LANES == 16
 typedef __m512i cells;
 typedef __m512i quad;
-
-INLINE sums spread(int32_t x)
-{
-    return _mm512_set1_epi32(x);
-}
 
 INLINE cells load(const stapes_cell *x)
 {
@@ -89,28 +107,22 @@ INLINE quad weights(int32_t four)
     return _mm512_set1_epi32(four);
 }
 
-/* sum + x[0] w[0] + x[1] w[1] + x[2] w[2] + x[3] w[3] */
 INLINE sums add_products(sums sum, cells x, quad w)
 {
-    return _mm512_dpbusd_epi32(sum, x, w);
+    return (sums)_mm512_dpbusd_epi32((__m512i)sum, x, w);
 }
 
-#elif defined(__AVX2__)
-#include <immintrin.h>
-#define LANES 8
-#define GROUPS 1
-#define VECTORS 2
-typedef __m256i sums;
+INLINE reals limited(reals x, float least, float most)
+{
+    return _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(least)), _mm512_set1_ps(most));
+}
+
+#elif LANES == 8
 /* In 16 bits: of the first and the third, and of the second and the fourth channel. */
 typedef struct {
     __m256i even, odd;
 } cells;
 typedef cells quad;
-
-INLINE sums spread(int32_t x)
-{
-    return _mm256_set1_epi32(x);
-}
 
 INLINE cells load(const stapes_cell *x)
 {
@@ -126,25 +138,20 @@ INLINE quad weights(int32_t four)
 
 INLINE sums add_products(sums sum, cells x, quad w)
 {
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(x.even, w.even));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(x.odd, w.odd));
+    sum += (sums)_mm256_madd_epi16(x.even, w.even);
+    return sum + (sums)_mm256_madd_epi16(x.odd, w.odd);
 }
 
-#elif defined(__SSE2__)
-#include <emmintrin.h>
-#define LANES 4
-#define GROUPS 1
-#define VECTORS 2
-typedef __m128i sums;
+INLINE reals limited(reals x, float least, float most)
+{
+    return _mm256_min_ps(_mm256_max_ps(x, _mm256_set1_ps(least)), _mm256_set1_ps(most));
+}
+
+#elif LANES == 4
 typedef struct {
     __m128i even, odd;
 } cells;
 typedef cells quad;
-
-INLINE sums spread(int32_t x)
-{
-    return _mm_set1_epi32(x);
-}
 
 INLINE cells load(const stapes_cell *x)
 {
@@ -160,23 +167,29 @@ INLINE quad weights(int32_t four)
 
 INLINE sums add_products(sums sum, cells x, quad w)
 {
-    sum = _mm_add_epi32(sum, _mm_madd_epi16(x.even, w.even));
-    return _mm_add_epi32(sum, _mm_madd_epi16(x.odd, w.odd));
+    sum += (sums)_mm_madd_epi16(x.even, w.even);
+    return sum + (sums)_mm_madd_epi16(x.odd, w.odd);
+}
+
+INLINE reals limited(reals x, float least, float most)
+{
+    return _mm_min_ps(_mm_max_ps(x, _mm_set1_ps(least)), _mm_set1_ps(most));
 }
 
 #else
-#define LANES 1
-#define GROUPS 1
-#define VECTORS 2
-typedef int32_t sums;
 typedef stapes_cell cells;
 typedef struct {
     int8_t weight[4];
 } quad;
 
-INLINE sums spread(int32_t x)
+INLINE reals to_reals(sums x)
 {
-    return x;
+    return (float)x;
+}
+
+INLINE sums level(packed x, int channel)
+{
+    return x.level[channel];
 }
 
 INLINE cells load(const stapes_cell *x)
@@ -197,80 +210,31 @@ INLINE sums add_products(sums sum, cells x, quad w)
            x.level[3] * w.weight[3];
 }
 
+INLINE reals limited(reals x, float least, float most)
+{
+    x = x > least ? x : least;
+    return x < most ? x : most;
+}
 #endif
 
 /* --- from sums to levels --- */
 
-#if LANES == 16
-
-/*
- * Of 16 values, in levels above zero, as whole numbers. The product with 1 / scale is quicker than
- * the quotient, and as good unless it is close to half way between two levels.
- */
-INLINE __m512 rounded16(__m512 value, float scale, float inverse, int zero)
+/* Values in levels above zero, as whole numbers. */
+INLINE reals rounded(reals value, float scale, int zero)
 {
-    const __m512 least = _mm512_set1_ps((float)-zero), most = _mm512_set1_ps((float)(255 - zero));
-    const __m512 room = _mm512_set1_ps(12582912.0f);
-    __m512 x = _mm512_mul_ps(value, _mm512_set1_ps(inverse));
-
-    x = _mm512_min_ps(_mm512_max_ps(x, least), most);
-    __m512 whole = _mm512_sub_ps(_mm512_add_ps(x, room), room);
-    const __m512 off = _mm512_abs_ps(_mm512_sub_ps(x, whole));
-    if (_mm512_cmp_ps_mask(off, _mm512_set1_ps(0.4998f), _CMP_GT_OQ)) {
-        x = _mm512_div_ps(value, _mm512_set1_ps(scale));
-        x = _mm512_min_ps(_mm512_max_ps(x, least), most);
-        whole = _mm512_sub_ps(_mm512_add_ps(x, room), room);
+    const float least = (float)-zero, most = (float)(255 - zero);
+#if LANES == 16
+    /* A product is quicker than a quotient, and as good unless close to half way between levels. */
+    reals x = limited(value * (1.0f / scale), least, most);
+    reals whole = (x + ROOM) - ROOM;
+    if (_mm512_cmp_ps_mask(_mm512_abs_ps(x - whole), _mm512_set1_ps(0.4998f), _CMP_GT_OQ)) {
+        whole = (limited(value / scale, least, most) + ROOM) - ROOM;
     }
     return whole;
-}
-
-INLINE void finish(const stapes_layer *layer, const stapes_run *run, int group, int32_t at,
-                   const sums *sum, int apart)
-{
-    const stapes_map *out = &stapes_maps[layer->out];
-    const int32_t left = run->cells - at;
-    const __mmask16 mask = (__mmask16)(left >= LANES ? 0xffff : (1 << left) - 1);
-    const float *factors = stapes_factors + layer->first_bias + CHANNELS * group;
-    const float *biases = stapes_biases + layer->first_bias + CHANNELS * group;
-    const float inverse = 1.0f / out->scale;
-    __m512i made = _mm512_setzero_si512();
-
-    if (run->shortcut != NULL) {
-        const stapes_map *other = &stapes_maps[layer->shortcut];
-        const float inside = 1.0f / layer->scale;
-        __m512i others =
-            _mm512_loadu_si512(run->shortcut + group * run->shortcut_stride + at);
-        for (int m = 0; m < CHANNELS; m++) {
-            const __m512i byte = _mm512_and_si512(others, _mm512_set1_epi32(255));
-            const __m512i level = _mm512_sub_epi32(byte, _mm512_set1_epi32(other->zero));
-            const __m512 b =
-                _mm512_mul_ps(_mm512_cvtepi32_ps(level), _mm512_set1_ps(other->scale));
-            __m512 y = _mm512_cvtepi32_ps(sum[m * apart]);
-            y = _mm512_mul_ps(y, _mm512_set1_ps(factors[m]));
-            y = _mm512_add_ps(y, _mm512_set1_ps(biases[m]));
-            y = rounded16(y, layer->scale, inside, layer->zero);
-            y = _mm512_add_ps(_mm512_mul_ps(y, _mm512_set1_ps(layer->scale)), b);
-            y = rounded16(y, out->scale, inverse, out->zero);
-            const __m512i whole =
-                _mm512_add_epi32(_mm512_cvtps_epi32(y), _mm512_set1_epi32(out->zero));
-            made = _mm512_or_si512(_mm512_srli_epi32(made, 8), _mm512_slli_epi32(whole, 24));
-            others = _mm512_srli_epi32(others, 8);
-        }
-    } else {
-        for (int m = 0; m < CHANNELS; m++) {
-            __m512 y = _mm512_cvtepi32_ps(sum[m * apart]);
-            y = _mm512_mul_ps(y, _mm512_set1_ps(factors[m]));
-            y = _mm512_add_ps(y, _mm512_set1_ps(biases[m]));
-            y = rounded16(y, out->scale, inverse, out->zero);
-            const __m512i whole =
-                _mm512_add_epi32(_mm512_cvtps_epi32(y), _mm512_set1_epi32(out->zero));
-            made = _mm512_or_si512(_mm512_srli_epi32(made, 8), _mm512_slli_epi32(whole, 24));
-        }
-    }
-    _mm512_mask_storeu_epi32(run->y + group * run->y_stride + at, mask, made);
-}
-
 #else
+    return (limited(value / scale, least, most) + ROOM) - ROOM;
+#endif
+}
 
 /* Write the cells of a group from the sums of its channels, which lie `apart`. */
 INLINE void finish(const stapes_layer *layer, const stapes_run *run, int group, int32_t at,
@@ -279,37 +243,49 @@ INLINE void finish(const stapes_layer *layer, const stapes_run *run, int group, 
     const stapes_map *out = &stapes_maps[layer->out];
     const float *factors = stapes_factors + layer->first_bias + CHANNELS * group;
     const float *biases = stapes_biases + layer->first_bias + CHANNELS * group;
-    const int32_t left = run->cells - at, count = left < LANES ? left : LANES;
-    stapes_cell made[LANES];
-
-    for (int m = 0; m < CHANNELS; m++) {
-        int32_t whole[LANES];
-        float y[LANES];
-        memcpy(whole, sum + m * apart, sizeof whole);
-        for (int i = 0; i < LANES; i++) {
-            const float product = (float)whole[i] * factors[m];
-            y[i] = product + biases[m];
-        }
-        if (run->shortcut != NULL) {
-            const stapes_map *other = &stapes_maps[layer->shortcut];
-            const stapes_cell *x = run->shortcut + group * run->shortcut_stride + at;
-            for (int i = 0; i < LANES; i++) {
-                const float a = rounded(y[i], layer->scale, layer->zero) * layer->scale;
-                const float b = (float)(x[i].level[m] - other->zero) * other->scale;
-                y[i] = a + b;
-            }
-        }
-        for (int i = 0; i < LANES; i++) {
-            made[i].level[m] = level_of(y[i], out->scale, out->zero);
-        }
-    }
+    const int32_t left = run->cells - at;
     stapes_cell *y = run->y + group * run->y_stride + at;
-    for (int32_t i = 0; i < count; i++) {
-        y[i] = made[i];
+    const stapes_map *other = NULL;
+    packed others = {0}, made = {0};
+
+    if (run->shortcut != NULL) {
+        other = &stapes_maps[layer->shortcut];
+        memcpy(&others, run->shortcut + group * run->shortcut_stride + at, sizeof others);
+    }
+    for (int m = 0; m < CHANNELS; m++) {
+        reals x = to_reals(sum[m * apart]) * factors[m];
+        x += biases[m];
+        if (other != NULL) {
+            const reals more = to_reals(level(others, m) - other->zero) * other->scale;
+            x = rounded(x, layer->scale, layer->zero) * layer->scale;
+            x += more;
+        }
+        x = rounded(x, out->scale, out->zero) + (float)out->zero;
+#if LANES > 1
+        made |= to_packed(x) << 8 * m;
+#else
+        made.level[m] = (uint8_t)x;
+#endif
+    }
+    if (left >= LANES) {
+        memcpy(y, &made, sizeof made);
+    } else {
+        memcpy(y, &made, (size_t)left * sizeof *y);
     }
 }
 
-#endif
+void stapes_quantise(const float *values, uint8_t *levels, int count, float scale, int zero)
+{
+    const float least = (float)-zero, most = (float)(255 - zero);
+
+    for (int i = 0; i < count; i++) {
+        float x = values[i] / scale;
+        x = x > least ? x : least;
+        x = x < most ? x : most;
+        x = (x + ROOM) - ROOM;
+        levels[i] = (uint8_t)((int)x + zero);
+    }
+}
 
 /* --- sums --- */
 
@@ -325,7 +301,7 @@ INLINE void tile(const stapes_layer *layer, const stapes_run *run, int group, in
 
     for (int m = 0; m < groups * CHANNELS; m++) {
         for (int v = 0; v < vectors; v++) {
-            sum[m][v] = spread(starts[m]);
+            sum[m][v] = starts[m] - (sums){0};
         }
     }
     for (int row = 0; row < layer->in_rows; row++) {
@@ -399,7 +375,7 @@ INLINE void sparse_tile(const stapes_layer *layer, const stapes_run *run, int32_
             const int8_t *const end = w + *counts++;
             int32_t place = 0;
             for (int v = 0; v < vectors; v++) {
-                sum[m][v] = spread(*starts);
+                sum[m][v] = *starts - (sums){0};
             }
             starts++;
             for (; w < end; w++) {

@@ -73,7 +73,7 @@ static void convolve(stapes_network *state, const stapes_layer *layer, int32_t n
     run.x = cell(state, layer->in, 0, from, -layer->padding);
     run.y = cell(state, layer->out, 0, next, 0);
     run.y_stride = out->stride;
-    run.cells = line ? count * out->pitch : out->bins;
+    run.cells = (line ? count : 1) * out->pitch;
     run.shortcut = NULL;
     run.shortcut_stride = 0;
     if (shortcut) {
@@ -93,9 +93,7 @@ static void convolve(stapes_network *state, const stapes_layer *layer, int32_t n
             run.shortcut += shortcut_pitch;
         }
     }
-    if (line) {
-        clear_gaps(state, layer->out, next, count);
-    }
+    clear_gaps(state, layer->out, next, count);
 }
 
 /* The largest of 2 x 2; an odd bin or column at the end is left out. */
