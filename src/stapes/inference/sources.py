@@ -239,7 +239,7 @@ def from_pipe(
     elif sample_rate is None:
         if not start:
             raise AudioError(name, "holds no audio.")
-        raise AudioError(name, "has no WAV header; name the sample rate of its raw samples (--rate).")
+        raise AudioError(name, "has no WAV header; name the rate of its raw samples (--rate).")
     else:
         pipe.put_back(start)
         length = None
