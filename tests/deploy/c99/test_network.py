@@ -21,7 +21,7 @@ from stapes.deploy.c99.compiled import c_compiler
 from stapes.deploy.c99.network import network_part
 from stapes.errors import ConfigError
 from stapes.models import create_model
-from stapes.models.quantized import ActivationQuantizer
+from stapes.models.quantized import ActivationQuantizer, QuantizedConv2d
 
 SOURCE = Path(c99.__file__).parent / "source"
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow",
@@ -228,6 +228,40 @@ def test_every_kind_of_vectors(tmp_path: Path, processor: str) -> None:
         options = {"chunk": 12, "sparse": sparse}
         program = Program(tmp_path / f"int8-{sparse}", network, 48, 70, flags, **options)
         check_levels(program, network, x)
+
+
+@pytest.mark.parametrize("processor", ["none", "AVX2", "AVX-512"])
+def test_what_lies_half_way_between_two_levels_goes_to_the_even_one(
+    tmp_path: Path, processor: str
+) -> None:
+    flags = flags_of(processor)
+    network = int8_network(40, 50, width=8)
+    generator = torch.Generator().manual_seed(0)
+    halves = []
+    for name, module in network.named_modules():
+        if isinstance(module, QuantizedConv2d) and name != "head.conv":
+            relu = name.replace("conv1", "relu1").replace("stem.conv", "stem.relu")
+            levels = module.output or network.get_submodule(relu)
+            # One unit of the sum is half a level.
+            module.scale.fill_(float(levels.scale / 2 / module.source.scale))
+            signs = torch.randint(-1, 2, module.weight.shape, generator=generator)
+            module.weight.copy_(signs)
+            module.bias.zero_()
+            module.register_forward_hook(
+                lambda module, x, y: (
+                    halves.append(_odd(module, x[0])) if module.output is None else None
+                )
+            )
+    program = Program(tmp_path, network, 40, 50, flags, chunk=12)
+    check_levels(program, network, noise(4, 1, 40, 50))
+    assert min(halves) > 0.2
+
+
+def _odd(layer: QuantizedConv2d, x: Tensor) -> float:
+    """How many of a layer's integer sums are odd, 0 to 1."""
+    x = x if layer.input is None else layer.input(x)
+    sums = layer.sums((x / layer.source.scale).round(), layer.integer_weight())
+    return float((sums % 2 == 1).float().mean())
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])
