@@ -140,8 +140,7 @@ def flags_of(processor: str) -> list[str]:
     if platform.machine() != "x86_64" or not needs.get(processor, set()) <= set(has):
         pytest.skip(f"needs a processor with {processor}")
     return {
-        # As on a processor that the sources know no vectors of.
-        "none": ["-O0", "-U__SSE2__"],
+        "none": ["-O0", "-DSTAPES_PLAIN"],
         "AVX2": ["-O0", "-mavx2"],
         "AVX-512": ["-O0", "-mavx512f", "-mavx512bw", "-mavx512vnni"],
     }[processor]
@@ -320,6 +319,7 @@ def test_memory_is_what_is_stated_and_does_not_grow_with_the_window(tmp_path: Pa
     ("network", "bins", "frames", "export", "said"),
     [
         ("conv", 40, 50, {}, "Conv2d has no C implementation; only cp_resnet"),
+        ("grouped", 40, 50, {}, r"stage1.block2.conv1, Conv2d\(.*groups=2.*, has no C"),
         ("small", 16, 50, {}, "16 frequency bins and 50 frames are too few: this network needs 17"),
         ("small", 40, 16, {}, "40 frequency bins and 16 frames are too few"),
         ("small", 40, 50, {"chunk": 0}, "chunk = 0: 1 to 4096 columns"),
@@ -329,5 +329,7 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
     network: str, bins: int, frames: int, export: dict[str, Any], said: str
 ) -> None:
     found: nn.Module = nn.Conv2d(1, 1, 1) if network == "conv" else make_network()
+    if network == "grouped":
+        found.stage1.block2.conv1 = nn.Conv2d(4, 4, 3, padding=1, groups=2)
     with pytest.raises(ConfigError, match=said):
         network_part(found, bins, frames, **export)

@@ -58,7 +58,8 @@ def network_part(
         chunk: columns that go through the network at once; fewer take less RAM and are slower;
             none: as many as it takes to be fast.
         sparse: whether layers hold and multiply only their weights that are not zero; none: those
-            for which that is faster.
+            for which that is faster on a processor with vectors (int8 ones never: eight bits are
+            multiplied many at a time; on one without, sparse is faster below a third or so).
 
     Raises:
         ConfigError: another network, a window that is too short for it, or a chunk out of range.
@@ -140,7 +141,7 @@ class _Numbers:
             of 4; rows of the input that are ``stride`` rows apart.
         places: of each tap, row, column and bin.
         bias: (C_out,)
-        sums: int8: (C_out,) of the weights.
+        sums: int8: (C_out,), each channel's weights added up.
         factors: int8: (C_out,), what a unit of the integer sums stands for.
     """
 
@@ -148,8 +149,8 @@ class _Numbers:
     places: list[tuple[int, int, int]]
     stride: int
     bias: NDArray[np.float32]
-    sums: NDArray[np.int32]
-    factors: NDArray[np.float32]
+    sums: NDArray[np.int32] | None = None
+    factors: NDArray[np.float32] | None = None
 
 
 @dataclass
@@ -253,7 +254,11 @@ class _Program:
             x = self._convolve(f"{name}.reduce", conv.reduce, x)
             x = self._convolve(f"{name}.core", conv.core, x)
             return self._convolve(f"{name}.expand", conv.expand, x, relu, shortcut=shortcut)
-        assert isinstance(conv, nn.Conv2d | QuantizedConv2d)
+        if not isinstance(conv, nn.Conv2d | QuantizedConv2d) or not _keeps_size(conv):
+            raise ConfigError(
+                f"C export: {name}, {conv}, has no C implementation; only convolutions have that "
+                "cp_resnet makes by itself; export to ONNX."
+            )
         levels = conv.output if isinstance(conv, QuantizedConv2d) else None
         weight = conv.weight.detach().cpu().numpy()
         high, wide = weight.shape[2:]
@@ -381,7 +386,7 @@ class _Program:
         end = [0 for one in self.maps]
         end[0] = 1
         nexts = [0 for _ in self.layers]
-        most, kept = [e - f for e, f in zip(end, first, strict=True)], [0] * len(self.maps)
+        most = [e - f for e, f in zip(end, first, strict=True)]
         kept = list(most)
         frames = 0
         while frames < self.n_frames:
@@ -515,8 +520,9 @@ class _Program:
             "first_bias": sum(part.size for part in tables.biases),
         }
         tables.biases.append(numbers.bias)
-        tables.starts.append(-layer.source.zero * numbers.sums)
-        tables.factors.append(numbers.factors)
+        if numbers.sums is not None and numbers.factors is not None:
+            tables.starts.append(-x.zero * numbers.sums)
+            tables.factors.append(numbers.factors)
         if layer.kind == "SPARSE":
             fields |= {"first_count": len(tables.counts), "first_jump": len(tables.jumps)}
             places = np.arange(weight.shape[1])[:, None] * fields["in_stride"] + np.array(offsets)
@@ -544,6 +550,18 @@ def _level(quantizer: ActivationQuantizer) -> tuple[float, int]:
     return float(quantizer.scale), int(quantizer.zero_point)
 
 
+def _keeps_size(conv: nn.Conv2d | QuantizedConv2d) -> bool:
+    """Whether a convolution has stride 1 and as many zeros around its input as keep the size."""
+    if isinstance(conv, QuantizedConv2d):
+        return True  # those of cp_resnet, whose settings rebuild no other
+    high, wide = conv.kernel_size
+    return (
+        (high % 2, wide % 2) == (1, 1)
+        and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
+        and (conv.padding, conv.padding_mode) == ((high // 2, wide // 2), "zeros")
+    )
+
+
 def _bias(conv: nn.Conv2d | QuantizedConv2d) -> NDArray[np.float32]:
     if conv.bias is None:
         return np.zeros(len(conv.weight), np.float32)
@@ -557,11 +575,11 @@ def _with_bias(
     places: list[tuple[int, int, int]],
     stride: int,
 ) -> _Numbers:
-    bias, factors = _bias(conv), np.zeros(0, np.float32)
-    if isinstance(conv, QuantizedConv2d):
-        bias, factors = _fours(bias, 0), _fours(conv.multiplier().cpu().numpy(), 0)
+    if not isinstance(conv, QuantizedConv2d):
+        return _Numbers(weight, places, stride, _bias(conv))
+    factors = conv.multiplier().cpu().numpy()
     sums = weight.reshape(len(weight), -1).sum(axis=1, dtype=np.int32)
-    return _Numbers(weight, places, stride, bias, sums, factors)
+    return _Numbers(weight, places, stride, _fours(_bias(conv), 0), sums, _fours(factors, 0))
 
 
 def _fours(values: NDArray[Any], axis: int) -> NDArray[Any]:

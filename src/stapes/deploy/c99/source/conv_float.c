@@ -14,16 +14,19 @@
  * vec: floats that the processor multiplies at once; GNU C knows such types, elsewhere it is one
  * float. CHANNELS x VECTORS of them are summed up side by side: as many as there are registers.
  */
-#if defined(__GNUC__) && defined(__AVX512F__)
+#if !defined(__GNUC__) || defined(STAPES_PLAIN)
+#define LANES 1
+#define CHANNELS 4
+#elif defined(__AVX512F__)
 #define LANES 16
 #define CHANNELS 8
-#elif defined(__GNUC__) && defined(__AVX__)
+#elif defined(__AVX__)
 #define LANES 8
 #define CHANNELS 4
-#elif defined(__GNUC__) && defined(__aarch64__)
+#elif defined(__aarch64__)
 #define LANES 4
 #define CHANNELS 8
-#elif defined(__GNUC__) && (defined(__SSE2__) || defined(__ARM_NEON))
+#elif defined(__SSE2__) || defined(__ARM_NEON)
 #define LANES 4
 #define CHANNELS 4
 #else

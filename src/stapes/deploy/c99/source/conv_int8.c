@@ -48,15 +48,19 @@
  * limited        x between two bounds
  */
 
-#if defined(__GNUC__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if !defined(__GNUC__) || defined(STAPES_PLAIN)
+#define LANES 1
+#define GROUPS 1
+#define VECTORS 2
+#elif defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #define LANES 16
 #define GROUPS 2
 #define VECTORS 3
-#elif defined(__GNUC__) && defined(__AVX2__)
+#elif defined(__AVX2__)
 #define LANES 8
 #define GROUPS 1
 #define VECTORS 2
-#elif defined(__GNUC__) && defined(__SSE2__)
+#elif defined(__SSE2__)
 #define LANES 4
 #define GROUPS 1
 #define VECTORS 2

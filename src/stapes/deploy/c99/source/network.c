@@ -241,7 +241,7 @@ void stapes_network_begin(stapes_network *state)
         state->first[map] = -m->margin;
         state->count[map] = m->margin;
     }
-    state->count[0] = (STEM_PADDING - 1) / 2 + 1;
+    state->count[0] = 1; /* of the zeros before the first column, which is the odd half of it */
 }
 
 /* Put a column of the spectrogram where the stem reads it. */
@@ -272,7 +272,7 @@ static void split(stapes_network *state, const float *column)
     state->frames++;
 }
 
-/* The zeros behind the last column, where the stem reads them: an even column, as it steps by two. */
+/* The zeros behind the last column, where the stem reads them: in an even place. */
 static void end(stapes_network *state)
 {
     const int32_t time = STAPES_FRAMES + STEM_PADDING;

@@ -21,18 +21,20 @@ typedef struct {
 typedef float stapes_cell;
 #endif
 
-typedef struct {
-    stapes_cell cells[STAPES_CELLS];          /* all maps, where stapes_maps says */
-    int32_t lead;                             /* cells that are left free in front of them */
-    int32_t first[STAPES_MAPS];               /* time of a map's first column that is kept */
-    int32_t count[STAPES_MAPS];               /* columns that are kept, zeros included */
-    int32_t next[STAPES_LAYERS];              /* column that a layer makes next */
 #if STAPES_INT8
-    int32_t totals[STAPES_FEATURES];  /* sums over the feature map, in levels */
+typedef int32_t stapes_total; /* in levels */
 #else
-    float totals[STAPES_FEATURES];
+typedef float stapes_total;
 #endif
-    int32_t frames;                           /* columns of the spectrogram so far */
+
+typedef struct {
+    stapes_cell cells[STAPES_CELLS];      /* all maps, where stapes_maps says */
+    stapes_total totals[STAPES_FEATURES]; /* sums over the feature map */
+    int32_t lead;                         /* cells that are left free in front of the maps */
+    int32_t frames;                       /* columns of the spectrogram so far */
+    int32_t first[STAPES_MAPS];           /* time of a map's first column that is kept */
+    int32_t count[STAPES_MAPS];           /* columns that are kept, zeros included */
+    int32_t next[STAPES_LAYERS];          /* column that a layer makes next */
 } stapes_network;
 
 /* Start a window. */
