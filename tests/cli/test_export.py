@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from toy_run import toy_run
 from typer.testing import CliRunner
 
+from stapes.cli import main
 from stapes.cli.app import app
 from stapes.deploy import parity as module
 from stapes.deploy.parity import Parity, ParityRow
 from stapes.evaluation.metrics import Interval
 
+Answer = Callable[..., tuple[int, str, str]]
 
-def _stapes(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stapes", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+@pytest.fixture
+def stapes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
+    """The command in this process: exit status, output, complaints."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["stapes", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        output = capfd.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -27,33 +39,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_run(tmp_path_factory.mktemp("cli"))
 
 
-def test_export_says_what_was_written_and_predict_uses_it(run: Path) -> None:
-    done = _stapes("export", run / "1" / "seed-0", "--to", "onnx")
-    assert done.returncode == 0, done.stderr
+def test_export_says_what_was_written_and_predict_uses_it(run: Path, stapes: Answer) -> None:
+    status, out, complaints = stapes("export", run / "1" / "seed-0", "--to", "onnx")
+    assert status == 0, complaints
     exported = run / "1" / "seed-0" / "model.onnx"
-    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["written"] == f"{exported} (float32)"
     assert lines["bytes"] == f"{exported.stat().st_size:,}"
     assert lines["replayed"] == "4 test clips of its run"
     assert lines["agreement"].startswith("100.0 % of the decisions")
     clips = sorted(run.parent.glob("*.wav"))
-    answers = [_stapes("predict", model, *clips) for model in (exported, run)]
-    assert answers[0].returncode == 0, answers[0].stderr
-    assert answers[0].stdout == answers[1].stdout
+    answers = [stapes("predict", model, *clips) for model in (exported, run)]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 0
 
 
-def test_mistakes_are_one_sentence(run: Path) -> None:
+def test_mistakes_are_one_sentence(run: Path, stapes: Answer) -> None:
     for arguments in (
         ("export", run, "--to", "onnx", "--out", "m.txt"),
         ("export", run.parent / "none", "--to", "c"),
         ("parity", run, "--corpus", "esc10"),
         ("parity", run.parent),
     ):
-        done = _stapes(*arguments)
-        assert done.returncode == 2
-        assert done.stderr.startswith("Error: ")
-        assert done.stderr.count("\n") == 1, done.stderr
-        assert "Traceback" not in done.stderr
+        status, out, complaints = stapes(*arguments)
+        assert (status, out) == (2, "")
+        assert complaints.startswith("Error: ")
+        assert complaints.count("\n") == 1, complaints
 
 
 def _made_up() -> Parity:

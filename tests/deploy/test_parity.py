@@ -30,6 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @needs_compiler
 def test_all_ways_give_one_answer(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_REPEATS", 1)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module, "_peak", lambda arguments: asked.append(arguments) or 123)
     found = parity(run, limit=3)
     assert (found.n_clips, found.n_models) == (3, 1)
     rows = {row.name: row for row in found.rows}
@@ -44,10 +46,18 @@ def test_all_ways_give_one_answer(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     for row in found.rows:
         assert row.milliseconds > 0
         assert row.size > 0
-        assert row.ram is None or row.ram > 0
+        assert row.ram == 123 if "C" not in row.name.split() else row.ram > 123
+    assert [arguments[0] for arguments in asked] == ["predict"] * 4 + ["listen"]
     header, cells = found.cells()
     assert all(len(line) == len(header) for line in cells)
     assert found.markdown().count("\n") == len(cells) + 2
+
+
+def test_memory_is_that_of_the_command_alone() -> None:
+    mine = np.ones(50_000_000)  # 400 MB, which a child's peak must not hold
+    peak = module._peak(["--help"])
+    assert peak is None or 5_000_000 < peak < mine.nbytes
+    assert module._peak(["no-such-verb"]) is None
 
 
 @needs_compiler

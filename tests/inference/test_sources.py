@@ -128,7 +128,7 @@ def test_a_chunk_comes_as_soon_as_it_is_in_the_pipe() -> None:
     ("content", "options", "words"),
     [
         (b"", {}, "holds no audio"),
-        (b"hello, this is text", {}, "has no WAV header; name the sample rate"),
+        (b"hello, this is text", {}, "has no WAV header; name the rate"),
         (wav_bytes()[0], {"sample_rate": 8000}, "name none"),
         (wav_bytes()[0][:30], {}, "ends within its WAV header"),
         (wav_bytes()[0][:12] + b"data" + bytes(4), {}, "does not say how to read it"),
