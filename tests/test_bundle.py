@@ -502,3 +502,9 @@ def test_foreign_and_missing_files(tmp_path: Path) -> None:
 def test_a_run_folder_stands_for_its_model(saved: tuple[Bundle, Path]) -> None:
     bundle, path = saved
     assert load_bundle(path.parent).labels == bundle.labels
+
+
+def test_an_exported_model_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"anything")
+    with pytest.raises(ModelFileError, match=r"model\.onnx: is an exported model"):
+        load_bundle(tmp_path / "model.onnx")

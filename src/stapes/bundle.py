@@ -169,6 +169,11 @@ def load_bundle(path: str | Path) -> Bundle:
                 "folder of a finished run."
             )
         path = inside
+    if path.suffix.lower() == ".onnx":
+        raise ModelFileError(
+            f"{path}: is an exported model, for predict and listen only; give the model that it "
+            "was exported from."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
