@@ -32,10 +32,10 @@ __all__ = ["network_part"]
 _SPARSE_BELOW = 0.4
 # Cells of the largest vector.
 _VECTOR = 16
-# Places that are worth a call of a convolution; and those that a chunk shall have behind the stem:
-# what fits the first cache. More are no faster.
-_PLACES = 64
-_CHUNK_PLACES = 256
+# Places of a chunk behind the stem that fit the first cache: more are no faster. And what part of
+# them later layers wait for.
+_PLACES = 256
+_WORTH = 4
 _CELL = 4  # bytes
 _NONE = 255
 _MAX_JUMP = 65535
@@ -77,7 +77,7 @@ def network_part(
     if chunk is not None and not 1 <= chunk <= 4096:
         raise ConfigError(f"C export: chunk = {chunk}: 1 to 4096 columns are computed at once.")
     # The stem halves both axes.
-    chunk = chunk or 2 * max(1, _CHUNK_PLACES // (n_bins // 2))
+    chunk = chunk or 2 * max(1, _PLACES // (n_bins // 2))
     return _Program(network, n_bins, n_frames, chunk, sparse).part()
 
 
@@ -331,11 +331,14 @@ class _Program:
             gap = max(one.gap for one in members)
             for one in members:
                 one.pitch = one.bins + gap
-        # Behind a pooling there are few bins left: columns gather until they are enough places.
+        # Behind a pooling there are few bins left: columns gather until they are worth a call.
+        first = self.layers[0].target
+        assert first is not None
+        enough = min(_PLACES, self.chunk * first.pitch // 2) // _WORTH
         pooled = [one.target for one in self.layers if one.kind == "POOL"]
         for layer in self.layers:
             if layer.numbers is not None and layer.source in pooled:
-                layer.batch = -(-_PLACES // layer.source.pitch)
+                layer.batch = max(1, -(-enough // layer.source.pitch))
         most, kept = self._play()
         for one, columns in zip(self.maps, most, strict=True):
             one.capacity = columns
