@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Device", "Overrides", "Threads", "Workers", "check_hop", "check_release"]
+__all__ = ["Device", "Overrides", "Teachers", "Threads", "Workers", "check_hop", "check_release"]
 
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a recipe field, e.g. training.epochs=30; repeatable."),
+]
+Teachers = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--teacher",
+        help="Model or run folder to learn from besides the labels; repeatable, their answers are "
+        "averaged. Of a cross-validated run each fold's models teach that fold.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Workers = Annotated[

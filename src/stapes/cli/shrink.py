@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stapes.cli.options import Device, Threads, Workers
+from stapes.cli.options import Device, Teachers, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text, print_table
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def shrink(
             "zeros count, as in the challenges since 2022."
         ),
     ] = None,
+    teachers: Teachers = None,
     trials: Annotated[int, typer.Option(help="Models to train and compare.", min=1)] = 16,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the search [RUN-SIZE-MACS].")
@@ -72,6 +73,7 @@ def shrink(
             run,
             size=size,
             macs=macs,
+            teachers=teachers or (),
             trials=trials,
             out=out,
             fold=fold,

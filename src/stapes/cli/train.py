@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from stapes.cli.ensemble import ensemble_lines
-from stapes.cli.options import Device, Overrides, Threads, Workers
+from stapes.cli.options import Device, Overrides, Teachers, Threads, Workers
 from stapes.cli.terminal import Terminal, interval_text
 from stapes.errors import ConfigError
 
@@ -52,6 +52,7 @@ def train(
             "audio, features and network come with it."
         ),
     ] = None,
+    teachers: Teachers = None,
     corpus: Annotated[
         str | None, typer.Option(help="Read DATA as this known corpus, e.g. esc10.")
     ] = None,
@@ -130,6 +131,7 @@ def train(
             recipe=recipe,
             overrides=settings,
             init=init,
+            teachers=teachers or (),
             out=out,
             corpus=corpus,
             group_by=group_by,

@@ -15,6 +15,7 @@ __all__ = [
     "AudioConfig",
     "AugmentConfig",
     "CpResNetConfig",
+    "DistillationConfig",
     "InitializationConfig",
     "LogMelConfig",
     "NormalizationConfig",
@@ -347,6 +348,36 @@ class TrainingConfig(Strict):
         return self
 
 
+class DistillationConfig(Strict):
+    """Trained models whose answers a smaller one learns from (Hinton, Vinyals, Dean 2015)."""
+
+    teachers: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="stapes models or run folders that know all classes, their probabilities "
+        "averaged; of a cross-validated run each fold's models teach that fold; empty: none",
+    )
+    sha256: tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...] = Field(
+        (), description="what the teachers must have; filled in by training"
+    )
+    weight: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9, description="part of the loss that is about the teachers, not about the labels"
+    )
+    temperature: Annotated[float, Field(gt=0, le=100)] = Field(
+        2.0, description="both sides' logits are divided by it; the higher, the softer"
+    )
+    live: bool = Field(
+        False,
+        description="false: the teachers hear each recording and variant once, and mixup mixes "
+        "what they said; true: they hear every mixture, in every step",
+    )
+
+    @model_validator(mode="after")
+    def _a_digest_each(self) -> DistillationConfig:
+        if self.sha256 and len(self.sha256) != len(self.teachers):
+            raise ValueError("sha256 has one digest for each of teachers; or leave it out")
+        return self
+
+
 class PruningConfig(Strict):
     """Weights set to zero, or channels taken out, while the network trains."""
 
@@ -423,6 +454,7 @@ class Recipe(Strict):
     initialization: InitializationConfig = InitializationConfig()
     augment: AugmentConfig = AugmentConfig()
     training: TrainingConfig = TrainingConfig()
+    distillation: DistillationConfig = DistillationConfig()
     pruning: PruningConfig = PruningConfig()
     quantization: QuantizationConfig = QuantizationConfig()
 

@@ -122,12 +122,22 @@ class FeatureStore:
 
         Args:
             index: of the clip.
-            number: 1 or more. Its pitch and pace are a function of what the clip holds, of this
-                number and of the two ranges, and of nothing else: all runs share a variant.
+            number: 0 is the clip itself. From 1 on, pitch and pace are a function of what the clip
+                holds, of this number and of the two ranges, and of nothing else: all runs share a
+                variant.
             augment: the ranges.
         """
+        if number == 0:
+            return self.windows(index)
         key, change = self._drawn(index, number, augment)
         return self._read(key, index, change)
+
+    def key(self, index: int, number: int = 0, augment: AugmentConfig | None = None) -> str:
+        """What tells a clip, or a variant of it, from all others: the same in every store."""
+        if number == 0:
+            return self._keys[index]
+        assert augment is not None
+        return self._drawn(index, number, augment)[0]
 
     def n_windows(self, index: int) -> int:
         """Windows of one clip."""
@@ -136,6 +146,10 @@ class FeatureStore:
     def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
         """One window of each clip as a batch (B, C, F, T), float32."""
         return _batch(self.windows(int(i))[int(w)] for i, w in zip(indices, windows, strict=True))
+
+    def origins(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Clip, variant (0: the clip itself) and window of it, (B, 3)."""
+        return np.stack([indices, np.zeros_like(indices), windows], axis=1)
 
     def iterate(self, indices: Iterable[int]) -> Iterator[NDArray[np.float16]]:
         """Every window of the given clips, (C, F, T) each."""
@@ -314,19 +328,21 @@ class WithVariants:
 
     def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
         """One window of each clip as a batch (B, C, F, T), float32."""
-        return _batch(self._window(int(i), int(w)) for i, w in zip(indices, windows, strict=True))
+        rows = self.origins(indices, windows).tolist()
+        return _batch(
+            self.store.variant(clip, variant, self.augment)[window]
+            for clip, variant, window in rows
+        )
 
-    def _window(self, index: int, window: int) -> NDArray[np.float16]:
+    def origins(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Clip, variant (0: the clip itself) and window of it, (B, 3)."""
         if self._all:
-            variant, clip = divmod(index, len(self.store.clips))
+            variants, clips = np.divmod(indices, len(self.store.clips))
         else:
-            clip = index
-            variant, window = divmod(window, self.store.n_windows(clip))
-        found = self.store.windows(clip)
-        if variant:
-            found = self.store.variant(clip, variant, self.augment)
-        one: NDArray[np.float16] = found[window]
-        return one
+            clips = indices
+            counts = np.array([self.store.n_windows(int(clip)) for clip in clips], dtype=np.int64)
+            variants, windows = np.divmod(windows, counts)
+        return np.stack([clips, variants, windows], axis=1)
 
 
 def _span(blocks: Iterable[Samples], first: int, stop: int) -> Samples:

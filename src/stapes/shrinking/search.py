@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.config import Recipe, parse_recipe
+from stapes.config import InitializationConfig, Recipe, parse_recipe
 from stapes.data import Split, hold_out, write_manifest
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.evaluate import store_probabilities
@@ -32,6 +32,7 @@ from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, wr
 from stapes.training.experiment import open_run, read_run
 from stapes.training.members import Run, with_groups
 from stapes.training.reporter import Reporter, Silent
+from stapes.training.teachers import taught_by
 
 __all__ = ["ShrinkResult", "shrink"]
 
@@ -79,6 +80,7 @@ def shrink(
     *,
     size: str | int | None = None,
     macs: str | int | None = None,
+    teachers: Sequence[str | Path] = (),
     trials: int = 16,
     out: str | Path | None = None,
     fold: str | None = None,
@@ -102,6 +104,8 @@ def shrink(
         size: largest model file on disk, in bytes or such as ``"128kB"``; none: any.
         macs: most multiply-accumulates per second of audio, such as ``"30M"``, zeros counted;
             none: any.
+        teachers: that every candidate learns from, as for :func:`stapes.train`; none: those of the
+            run, if it had any.
         trials: models to train and compare, besides the run's own recipe as the reference.
         out: folder for the search; none: beside the run, named after it and the limits.
         fold: of a cross-validated run, the fold to use.
@@ -126,11 +130,12 @@ def shrink(
     reporter = reporter or Silent()
     folder = Path(out) if out is not None else _default_folder(Path(run), limits)
     dataset, recipe = read_run(run)
+    recipe = taught_by(recipe, teachers)
     if recipe.initialization.weights != "random":
-        raise StapesError(
-            f"{run}: started from trained weights, and a search changes the network that they fit; "
-            "shrink a run that started from random weights, or train with --init and pruning or "
-            "quantization."
+        recipe = recipe.model_copy(update={"initialization": InitializationConfig()})
+        reporter.note(
+            f"Note: {run} started from trained weights, which fit no other network; here all "
+            "networks start from random ones, the reference as well."
         )
     opened, splits, notes = open_run(
         dataset,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stapes.augment import (
+    Mixup,
     add_noise_floor,
     apply_mixup,
     draw_equalizers,
@@ -28,29 +28,25 @@ __all__ = ["augment_batch"]
 
 def augment_batch(
     x: Tensor,
-    hard: Tensor,
     augment: AugmentConfig,
     normalizer: nn.Module,
     rng: np.random.Generator,
     *,
-    n_classes: int,
     frame_rate: float,
     decibel: Tensor,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Mixup | None]:
     """Level, colour, noise, normalisation, pace, roll, shift, masks, mixup, in this order.
 
     Args:
         x: (B, C, F, T) features before normalisation.
-        hard: (B,) classes.
         augment: the recipe's section.
         normalizer: (B, C, F, T) to the same, per band.
         rng: of all draws.
-        n_classes: K.
         frame_rate: frames per second of ``x``.
         decibel: (F,) what a band changes by when the sound gets one decibel louder.
 
     Returns:
-        Inputs (B, C, F, T) and soft targets (B, K).
+        Inputs (B, C, F, T), and how they were mixed, for whatever goes with them.
     """
     batch, _, bands, frames = x.shape
     if augment.gain_db or augment.equalizer_db or augment.noise_probability:
@@ -74,11 +70,10 @@ def augment_batch(
         if count:
             size = bands if axis == -2 else frames
             x = mask_axis(x, *draw_masks(batch, count, size, round(fraction * size), rng), axis)
-    targets = F.one_hot(hard, n_classes).float()
-    if augment.mixup_alpha:
-        mixup = draw_mixup(batch, augment.mixup_alpha, rng)
-        x, targets = apply_mixup(x, mixup), apply_mixup(targets, mixup)
-    return x, targets
+    if not augment.mixup_alpha:
+        return x, None
+    mixup = draw_mixup(batch, augment.mixup_alpha, rng)
+    return apply_mixup(x, mixup), mixup
 
 
 def _other_recording(x: Tensor, augment: AugmentConfig, rng: np.random.Generator) -> Tensor:

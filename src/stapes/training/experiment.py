@@ -39,9 +39,12 @@ from stapes.evaluation.metrics import Score
 from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
 from stapes.training.devices import make_accelerator
+from stapes.training.distillation import Teaching
+from stapes.training.folders import planned_members
 from stapes.training.initialization import INHERITED, adopt_model, pin_weights, read_parent
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
+from stapes.training.teachers import check_teachers, pin_teachers, taught_by
 from stapes.training.tensorboard import require_tensorboard
 
 __all__ = ["TrainResult", "open_run", "quantize_run", "read_run", "train"]
@@ -92,6 +95,7 @@ def train(
     recipe: str | Path | Recipe | None = None,
     overrides: Sequence[str] = (),
     init: str | Path | None = None,
+    teachers: Sequence[str | Path] = (),
     out: str | Path | None = None,
     corpus: str | None = None,
     group_by: str | None = None,
@@ -123,6 +127,9 @@ def train(
         init: model file or run folder to start from, for the same labels, others, or both: classes
             that it knows go on from what it learnt. Its audio, features, normalisation and model
             stand in place of the recipe's; weights that were pruned stay zero.
+        teachers: model files or run folders to learn from besides the labels, with the recipe's
+            ``distillation`` section; their probabilities are averaged. Of a cross-validated run,
+            each fold's models teach the same fold.
         out: run folder; none: ``runs/<data>-<recipe>``.
         corpus: name of a known corpus, see :func:`stapes.data.load_dataset`.
         group_by: how to tell sources, see :func:`stapes.data.load_dataset`.
@@ -144,14 +151,15 @@ def train(
         command: the command line, for the report.
 
     Raises:
-        DataError: the data cannot be used, or a split shares a source.
-        ConfigError: the recipe is wrong.
-        ModelFileError: the weights to start from cannot be used.
+        DataError: the data cannot be used, a split shares a source, or a teacher has heard what is
+            tested.
+        ConfigError: the recipe is wrong, or a teacher does not know all classes.
+        ModelFileError: a teacher or the weights to start from cannot be used.
         StapesError: the output folder belongs to another run, or cannot be written.
     """
     if isinstance(data, Dataset) and (corpus is not None or group_by is not None):
         raise ValueError("corpus and group_by go with a folder or manifest, not with a Dataset")
-    recipe = _read_recipe(recipe, overrides, init)
+    recipe = taught_by(_read_recipe(recipe, overrides, init), teachers)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
     if ensemble and n_seeds < 2:
@@ -227,7 +235,7 @@ def open_run(
     parent = None
     if trained is None:  # else nothing starts from them: they may be gone
         with accelerator.main_process_first():
-            recipe = pin_weights(recipe)
+            recipe = pin_teachers(pin_weights(recipe))
             parent = read_parent(recipe)
     cache = Path(cache) if cache is not None else default_cache_folder()
     with accelerator.main_process_first():
@@ -263,8 +271,19 @@ def open_run(
         durations=(s.duration for s in scans),
     )
     _note_same_data(dataset, parent, notes, reporter)
+
+    def tell(note: str) -> None:
+        notes.append(note)
+        reporter.note(f"Note: {note}")
+
+    if trained is None:
+        check_teachers(recipe, dataset, splits, force=force, tell=tell)
     assert not isinstance(recipe.audio.sample_rate, str)
     frontend = create_frontend(sample_rate=recipe.audio.sample_rate, **recipe.features.model_dump())
+    store = FeatureStore(dataset.clips, scans, frontend, recipe.audio, cache)
+    teaching = None
+    if recipe.distillation.teachers:
+        teaching = Teaching(recipe, dataset, scans, store, cache, workers, reporter)
     run = Run(
         folder=Path(out) if out is not None else Path("runs") / f"{dataset.name}-{recipe.name}",
         dataset=dataset,
@@ -272,13 +291,14 @@ def open_run(
         groups=groups,
         recipe=recipe,
         frontend=frontend,
-        store=FeatureStore(dataset.clips, scans, frontend, recipe.audio, cache),
+        store=store,
         accelerator=accelerator,
         reporter=reporter,
         command=command,
         tensorboard=tensorboard,
         trained=trained,
         parent=parent,
+        teaching=teaching,
     )
     if trained is None:
         run.refuse_misfit()
@@ -366,7 +386,7 @@ def quantize_run(
         raise StapesError(
             f"{folder}: is {before.quantization.precision} already; give the run that was trained."
         )
-    tasks = _planned(folder)
+    tasks = planned_members(folder)
     named = folder if folder.name not in ("", "..") else folder.resolve()
     run, splits, notes = open_run(
         dataset,
@@ -399,16 +419,6 @@ def quantize_run(
         )
     with run.locked():
         return _carry_out(run, parts, notes, workers=workers)
-
-
-def _planned(folder: Path) -> list[tuple[str, int]]:
-    """Split and seed of every member of a run."""
-    path = folder / "plan.json"
-    try:
-        named = [name.rpartition("/seed-") for name in json.loads(path.read_text("utf-8"))]
-        return [(split, int(seed)) for split, _, seed in named]
-    except (OSError, ValueError, AttributeError) as error:
-        raise StapesError(f"{path}: damaged ({error}); give the folder of another run.") from None
 
 
 def _carry_out(

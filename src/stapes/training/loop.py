@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stapes.augment import Mixup, apply_mixup
 from stapes.compression import Pruner
 from stapes.config import Recipe
 from stapes.errors import ConfigError, ModelFileError, StapesError
@@ -38,10 +39,14 @@ from stapes.training.checkpoints import (
     save_checkpoint,
 )
 from stapes.training.groups import freeze_blocks, parameter_groups
-from stapes.training.objective import balanced_class_weights, soft_cross_entropy
+from stapes.training.objective import (
+    balanced_class_weights,
+    distillation_loss,
+    soft_cross_entropy,
+)
 from stapes.training.schedule import learning_rate
 
-__all__ = ["ExampleSource", "Examples", "fit", "read_log"]
+__all__ = ["ExampleSource", "Examples", "Teacher", "fit", "read_log"]
 
 # A checkpoint is written at the end of an epoch when the last one is this old, and inside long
 # epochs after this many steps. Neither changes the result.
@@ -62,6 +67,26 @@ class ExampleSource(Protocol):
         """Features (B, C, F, T), float32, before normalisation."""
 
 
+class Teacher(Protocol):
+    """What the loop needs of the models that teach (see :mod:`stapes.training.distillation`)."""
+
+    @property
+    def weight(self) -> float:
+        """Part of the loss that is about them."""
+
+    @property
+    def temperature(self) -> float:
+        """That they and the student are softened with."""
+
+    def prepare(self, device: torch.device) -> None:
+        """Compute what is computed once."""
+
+    def take(
+        self, indices: NDArray[np.int64], windows: NDArray[np.int64], mixup: Mixup | None
+    ) -> Tensor:
+        """Softened targets (B, K), float32, of what the source gives for the same numbers."""
+
+
 @dataclass(frozen=True)
 class Examples:
     """Clips to train on and to validate on.
@@ -76,6 +101,7 @@ class Examples:
         decibel: (F,) what a band changes by when the sound gets one decibel louder.
         originals: clips of the source from this number on are variants of those before; none:
             there are none.
+        teacher: models to learn from besides the labels; none: labels only.
     """
 
     source: ExampleSource
@@ -86,6 +112,7 @@ class Examples:
     frame_rate: float
     decibel: Tensor
     originals: int | None = None
+    teacher: Teacher | None = None
 
 
 def fit(
@@ -141,6 +168,10 @@ def fit(
         )
     device, main = accelerator.device, accelerator.is_main_process
     normalizer.to(device)
+    teacher = examples.teacher
+    if teacher is not None:
+        with accelerator.main_process_first():
+            teacher.prepare(device)
     # A third faster or more on a CPU for these shapes.
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # Before the network is wrapped and its state restored: masks are part of both.
@@ -228,16 +259,17 @@ def fit(
                 torch.manual_seed(int(rng.integers(2**63)))  # for networks with dropout
                 x = examples.source.take(clips, windows).to(device, non_blocking=True)
                 hard = torch.from_numpy(examples.targets[clips]).to(device)
-                x, targets = augment_batch(
+                x, mixup = augment_batch(
                     x,
-                    hard,
                     recipe.augment,
                     normalizer,
                     rng,
-                    n_classes=examples.n_classes,
                     frame_rate=examples.frame_rate,
                     decibel=examples.decibel,
                 )
+                targets = F.one_hot(hard, examples.n_classes).float()
+                if mixup is not None:
+                    targets = apply_mixup(targets, mixup)
                 with accelerator.autocast():
                     logits = wrapped(x)
                 loss = soft_cross_entropy(
@@ -246,6 +278,10 @@ def fit(
                     label_smoothing=config.label_smoothing,
                     class_weights=class_weights,
                 )
+                if teacher is not None:
+                    said = teacher.take(clips, windows, mixup)
+                    taught = distillation_loss(logits.float(), said.to(device), teacher.temperature)
+                    loss = torch.lerp(loss, taught, teacher.weight)
                 # Processes get slices that may differ by one clip: weigh them so that the mean of
                 # their gradients is the gradient of the whole batch.
                 share = len(clips) * accelerator.num_processes / len(batches[step][0])

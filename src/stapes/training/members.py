@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +33,8 @@ from stapes.files import cannot_write, write_text
 from stapes.models import int8_structure
 from stapes.models.blocks import check_blocks
 from stapes.models.tracing import meta_input, run_on_meta
+from stapes.training.distillation import Lessons, Teaching
+from stapes.training.folders import member_folder
 from stapes.training.initialization import (
     describe_origin,
     initialize,
@@ -43,13 +44,10 @@ from stapes.training.initialization import (
 from stapes.training.loop import Examples, fit, read_log
 from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
+from stapes.training.teachers import describe_teachers
 from stapes.training.tensorboard import curves
 
 __all__ = ["Member", "Run", "with_groups"]
-
-# What some system does not take in a file name, the sign of the escape itself, and an end in dots
-# or spaces.
-_UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f]|[. ]$|^\.+$')
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,15 @@ class Run:
     """Run folder whose trained networks are taken instead of training (to quantise them)."""
     parent: Bundle | None = None
     """Model that training starts from."""
+    teaching: Teaching | None = None
+    """What the members' teachers need."""
 
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
         digest = hashlib.sha256()
         # The weights' digest says which they are; where they lie decides nothing.
-        recipe = self.recipe.model_dump(mode="json", exclude={"initialization": {"file"}})
+        elsewhere = {"initialization": {"file"}, "distillation": {"teachers"}}
+        recipe = self.recipe.model_dump(mode="json", exclude=elsewhere)
         parts: list[Any] = [recipe, list(self.dataset.labels), seed]
         for part in (split.train, split.validation, split.test):
             parts.append([[self.scans[i].digest, self.dataset.clips[i].label] for i in part])
@@ -107,8 +108,8 @@ class Run:
         return digest.hexdigest()
 
     def member_folder(self, split: Split, seed: int) -> Path:
-        """Where a member's files go. Fold names come from tables: none may lead elsewhere."""
-        return self.folder / _UNSAFE.sub(_escaped, split.name) / f"seed-{seed}"
+        """Where a member's files go."""
+        return member_folder(self.folder, split.name, seed)
 
     def new_network(self, seed: int) -> Any:
         """A network with freshly drawn weights."""
@@ -249,10 +250,11 @@ class Run:
             n_classes=len(self.dataset.labels),
             frame_rate=self.frontend.frame_rate(self.store.window),
             decibel=self.frontend.decibel(),
+            teacher=self._lessons(split, self.store),
         )
         make = self._train if self.trained is None else self._take
-        varied = self._with_variants(examples)
-        network, normalizer, history, origin = make(split, seed, varied, title)
+        varied = self._with_variants(examples, split)
+        network, normalizer, history, owed = make(split, seed, varied, title)
         network, reduction = reduce_network(
             network,
             normalizer,
@@ -274,7 +276,7 @@ class Run:
             precision=self.recipe.quantization.precision,
         )
         probabilities = store_probabilities(draft, self.store, split.test)
-        extra = {"origin": origin, "reduction": reduction}
+        extra = {**owed, "reduction": reduction}
         bundle = self._with_metadata(draft, split, seed, fingerprint, probabilities, extra)
         self.accelerator.wait_for_everyone()  # nobody may still be reading the checkpoint
         if self.accelerator.is_main_process:
@@ -287,7 +289,7 @@ class Run:
         self.accelerator.wait_for_everyone()
         return Member(split, seed, folder, bundle, history, probabilities)
 
-    def _with_variants(self, examples: Examples) -> Examples:
+    def _with_variants(self, examples: Examples, split: Split) -> Examples:
         """The training part with its variants; these are computed where the cache lacks them."""
         augment = self.recipe.augment
         if not augment.waveform_variants or self.trained is not None:
@@ -305,7 +307,13 @@ class Run:
             targets=source.targets(examples.targets),
             train=source.clips(examples.train),
             originals=len(examples.targets),
+            teacher=self._lessons(split, source),
         )
+
+    def _lessons(self, split: Split, source: FeatureStore | WithVariants) -> Lessons | None:
+        if self.teaching is None:
+            return None
+        return self.teaching.lessons(split.name, split.train, source)
 
     def _parameters(self, seed: int) -> int:
         """Of a network before pruning; nobody asks without."""
@@ -316,7 +324,7 @@ class Run:
     def _train(
         self, split: Split, seed: int, examples: Examples, title: str
     ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]], dict[str, Any]]:
-        """A trained network, its normalisation, its log, and what it started from."""
+        """A trained network, its normalisation, its log, and what it has learnt from."""
         folder = self.member_folder(split, seed)
         network = self.new_network(seed)
         initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
@@ -353,8 +361,11 @@ class Run:
         network.to("cpu").to(memory_format=torch.contiguous_format)
         if pruned:
             finish(network)
-        origin = describe_origin(self.recipe, self.parent)
-        return network.eval(), normalizer.cpu().eval(), history, origin
+        owed = {
+            "origin": describe_origin(self.recipe, self.parent),
+            "teachers": describe_teachers(self.recipe, split.name),
+        }
+        return network.eval(), normalizer.cpu().eval(), history, owed
 
     def _take(
         self, split: Split, seed: int, examples: Examples, title: str
@@ -374,7 +385,8 @@ class Run:
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-        return bundle.network, bundle.normalizer, history, bundle.metadata.get("origin", {})
+        owed = {key: bundle.metadata.get(key) for key in ("origin", "teachers")}
+        return bundle.network, bundle.normalizer, history, owed
 
     def _with_metadata(
         self,
@@ -410,10 +422,6 @@ class Run:
             "versions": _versions(),
         }
         return replace(draft, metadata=facts | {k: v for k, v in extra.items() if v})
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return "".join(f"%{ord(sign):02X}" for sign in match.group())
 
 
 def _epoch_line(title: str, row: dict[str, Any], recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The loss: cross entropy with soft targets, label smoothing and class weights."""
+"""The loss: cross entropy with soft targets, label smoothing and class weights; distillation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["balanced_class_weights", "soft_cross_entropy"]
+__all__ = ["balanced_class_weights", "distillation_loss", "soft_cross_entropy"]
 
 
 def soft_cross_entropy(
@@ -37,6 +37,22 @@ def soft_cross_entropy(
         logits, targets, weight=class_weights, label_smoothing=label_smoothing, reduction="sum"
     )
     return total / (targets @ class_weights).sum()
+
+
+def distillation_loss(logits: Tensor, softened: Tensor, temperature: float) -> Tensor:
+    """Mean divergence of a student from its teachers (Hinton et al. 2015, section 2).
+
+    Args:
+        logits: (B, K) of the student.
+        softened: (B, K) probabilities of the teachers at this temperature, rows sum to 1.
+        temperature: T above 0, that the logits are divided by.
+
+    Returns:
+        A scalar: T^2 KL(softened || softmax(logits / T)). The square keeps the size of the
+        gradients about the same for every T.
+    """
+    student = F.log_softmax(logits / temperature, dim=1)
+    return temperature**2 * F.kl_div(student, softened, reduction="batchmean")
 
 
 def balanced_class_weights(targets: NDArray[np.int64], n_classes: int) -> Tensor:

@@ -1,0 +1,239 @@
+"""Which models teach a smaller one: their files, whether they may, and what is owed to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stapes.bundle import Bundle, load_bundle
+from stapes.config import DistillationConfig, Recipe
+from stapes.data import Clip, Dataset, Split, load_dataset
+from stapes.errors import ConfigError, DataError, ModelFileError, StapesError
+from stapes.models.registry import network_settings
+from stapes.models.weights import file_sha256
+from stapes.training.folders import member_folder, planned_members
+
+__all__ = [
+    "check_teachers",
+    "class_columns",
+    "describe_teachers",
+    "pin_teachers",
+    "taught_by",
+    "teacher_files",
+]
+
+_MODEL = "model.safetensors"
+
+
+def taught_by(recipe: Recipe, teachers: Sequence[str | Path]) -> Recipe:
+    """The recipe with these teachers in place of its own; without any, as it is."""
+    if not teachers:
+        return recipe
+    update = {"teachers": tuple(map(str, teachers)), "sha256": ()}
+    return recipe.model_copy(update={"distillation": recipe.distillation.model_copy(update=update)})
+
+
+def pin_teachers(recipe: Recipe) -> Recipe:
+    """The recipe with the digests of its teachers.
+
+    Raises:
+        ModelFileError: a teacher that is missing, or another one than the recipe says.
+        StapesError: a run folder without a finished model.
+    """
+    config = recipe.distillation
+    if not config.teachers:
+        return recipe
+    found = tuple(_digest(Path(teacher)) for teacher in config.teachers)
+    for teacher, digest, stated in zip(config.teachers, found, config.sha256, strict=False):
+        if digest != stated:
+            raise ModelFileError(
+                f"{teacher}: not the teacher that distillation.sha256 names ({digest[:12]}... "
+                f"instead of {stated[:12]}...); give the right one, or take that line out."
+            )
+    pinned = config.model_copy(update={"sha256": found})
+    return recipe.model_copy(update={"distillation": pinned})
+
+
+def check_teachers(
+    recipe: Recipe,
+    dataset: Dataset,
+    splits: Iterable[Split],
+    *,
+    force: bool,
+    tell: Callable[[str], None],
+) -> None:
+    """Find out before any work is done which teachers cannot teach.
+
+    A teacher that has heard what the student is tested on gives away the answers. Which recordings
+    a model of a run was not trained on is known from the ``test.csv`` beside it; of another model
+    only the name of its data is.
+
+    Args:
+        recipe: with pinned teachers.
+        dataset: what the student is trained and tested on.
+        splits: all that will be trained.
+        force: go on all the same.
+        tell: told what a reader of the score must know.
+
+    Raises:
+        ConfigError: a split without a teacher; a teacher that does not know all classes.
+        DataError: a teacher has heard test clips of its student.
+        ModelFileError: a teacher that cannot be read.
+    """
+    if not recipe.distillation.teachers:
+        return
+    doubtful: set[str] = set()
+    for split in splits:
+        for path in teacher_files(recipe.distillation, split.name):
+            bundle = load_bundle(path)
+            class_columns(bundle, dataset.labels, path)
+            if not split.test.size:
+                continue
+            same = bundle.metadata.get("data", {}).get("name") == dataset.name
+            unheard = _unheard(path)
+            if unheard is None:
+                if same:
+                    doubtful.add(str(path))
+                continue
+            heard = sum(_place(dataset.clips[i]) not in unheard for i in split.test)
+            if not heard or not (same or any(_place(clip) in unheard for clip in dataset.clips)):
+                continue
+            problem = (
+                f"{path}: {heard} of the {split.test.size} clips that split {split.name} is "
+                "tested on are not among those that this teacher was tested on, so it may have "
+                "learnt them and the score is too good"
+            )
+            if not force:
+                raise DataError(
+                    f"{problem}. Give the run folder of a teacher with the same split (the same "
+                    "folds, or --seed), or train all the same with --force."
+                )
+            tell(f"{problem} (forced).")
+    for unknown in sorted(doubtful):
+        tell(
+            f"The teacher {unknown} was trained on recordings called '{dataset.name}', too; if "
+            "recordings tested here are among them, the score is too good."
+        )
+
+
+def describe_teachers(recipe: Recipe, split: str) -> list[dict[str, Any]]:
+    """The teachers of a split as plain values for a model file: their network, score and debts.
+
+    A model owes what its teachers owed: their data's licence and citation, and the origin of their
+    weights, stay with it.
+    """
+    if not recipe.distillation.teachers:
+        return []
+    return [_facts(load_bundle(path), path) for path in teacher_files(recipe.distillation, split)]
+
+
+def teacher_files(config: DistillationConfig, split: str) -> list[Path]:
+    """The models that teach a split.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    found: list[Path] = []
+    for teacher in map(Path, config.teachers):
+        if not teacher.is_dir():
+            found.append(teacher)
+            continue
+        members = _members(teacher)
+        if split == "all" and "all" not in members:
+            # Each of them has heard most of the recordings, and together they have heard all.
+            found += [path for one in members.values() for path in one]
+        else:
+            found += members.get(split, [])
+    if not found:
+        raise ConfigError(
+            f"No teacher for split {split}: none of {', '.join(config.teachers)} has a model of "
+            "that name; give a model file, or a run with the same splits."
+        )
+    return found
+
+
+def class_columns(bundle: Bundle, labels: Sequence[str], path: Path) -> NDArray[np.int64]:
+    """Where a teacher has the classes of its student, (K,).
+
+    Raises:
+        ConfigError: it does not know all of them.
+    """
+    unknown = [label for label in labels if label not in bundle.labels]
+    if unknown:
+        raise ConfigError(
+            f"{path}: cannot teach {', '.join(unknown[:5])}, it knows only "
+            f"{', '.join(bundle.labels[:10])}{', ...' if len(bundle.labels) > 10 else ''}; give a "
+            "teacher of all classes."
+        )
+    return np.array([bundle.labels.index(label) for label in labels], dtype=np.int64)
+
+
+def _members(folder: Path) -> dict[str, list[Path]]:
+    """Model files of a run folder by split.
+
+    Raises:
+        StapesError: no run folder, or one that is not finished.
+    """
+    if not (folder / "plan.json").is_file():
+        raise StapesError(
+            f"{folder}: cannot teach, it is no run folder; give the folder that 'stapes train' "
+            "wrote, or a model file."
+        )
+    members: dict[str, list[Path]] = {}
+    for split, seed in planned_members(folder):
+        path = member_folder(folder, split, seed) / _MODEL
+        if not path.is_file():
+            raise StapesError(
+                f"{folder}: cannot teach, this run is not finished; run the same 'stapes train' "
+                "again, it continues where it was stopped."
+            )
+        members.setdefault(split, []).append(path)
+    return members
+
+
+def _digest(teacher: Path) -> str:
+    if not teacher.is_dir():
+        return file_sha256(teacher)
+    together = hashlib.sha256()
+    for split, paths in sorted(_members(teacher).items()):
+        for path in paths:
+            together.update(json.dumps([split, file_sha256(path)]).encode())
+    return together.hexdigest()
+
+
+Place = tuple[str, float | None, float | None]
+
+
+def _place(clip: Clip) -> Place:
+    return str(Path(clip.path).resolve()), clip.start, clip.end
+
+
+def _unheard(path: Path) -> set[Place] | None:
+    """What a model of a run was tested on; none: nobody knows."""
+    table = path.with_name("test.csv")
+    if not table.is_file():
+        return None
+    try:
+        return {_place(clip) for clip in load_dataset(table, min_classes=1).clips}
+    except DataError:  # recordings have moved
+        return None
+
+
+def _facts(bundle: Bundle, path: Path) -> dict[str, Any]:
+    settings = network_settings(bundle.network)
+    facts: dict[str, Any] = {
+        "sha256": file_sha256(path),
+        "network": settings.get("architecture", settings["name"]),
+    }
+    for key in ("split", "seed", "score", "data", "origin", "teachers"):
+        if bundle.metadata.get(key):
+            facts[key] = bundle.metadata[key]
+    if isinstance(facts.get("score"), dict):  # the tables by class are the teacher's own
+        facts["score"] = facts["score"].get("accuracy")
+    return facts
