@@ -122,13 +122,10 @@ class FeatureStore:
 
         Args:
             index: of the clip.
-            number: 0 is the clip itself. From 1 on, pitch and pace are a function of what the clip
-                holds, of this number and of the two ranges, and of nothing else: all runs share a
-                variant.
+            number: 1 or more. Its pitch and pace are a function of what the clip holds, of this
+                number and of the two ranges, and of nothing else: all runs share a variant.
             augment: the ranges.
         """
-        if number == 0:
-            return self.windows(index)
         key, change = self._drawn(index, number, augment)
         return self._read(key, index, change)
 
@@ -328,11 +325,14 @@ class WithVariants:
 
     def take(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> Tensor:
         """One window of each clip as a batch (B, C, F, T), float32."""
-        rows = self.origins(indices, windows).tolist()
-        return _batch(
-            self.store.variant(clip, variant, self.augment)[window]
-            for clip, variant, window in rows
-        )
+        return _batch(self._window(*row) for row in self.origins(indices, windows).tolist())
+
+    def _window(self, clip: int, variant: int, window: int) -> NDArray[np.float16]:
+        found = self.store.windows(clip)
+        if variant:
+            found = self.store.variant(clip, variant, self.augment)
+        one: NDArray[np.float16] = found[window]
+        return one
 
     def origins(self, indices: NDArray[np.int64], windows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Clip, variant (0: the clip itself) and window of it, (B, 3)."""
