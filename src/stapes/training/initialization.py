@@ -36,7 +36,7 @@ __all__ = [
 INHERITED = ("audio", "features", "normalization", "model")
 
 # Metadata of a model that go with its weights.
-_OWED = ("data", "origin")
+_OWED = ("data", "origin", "teachers")
 
 # A network has this part of zeros only if it was pruned: training leaves none, and rounding to
 # float16 some millionths.
