@@ -32,7 +32,7 @@ from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, wr
 from stapes.training.experiment import open_run, read_run
 from stapes.training.members import Run, with_groups
 from stapes.training.reporter import Reporter, Silent
-from stapes.training.teachers import taught_by
+from stapes.training.teachers import check_teachers, taught_by
 
 __all__ = ["ShrinkResult", "shrink"]
 
@@ -120,7 +120,7 @@ def shrink(
     Raises:
         StapesError: no limit or one that cannot be read; no run folder; nothing fits; the output
             folder holds something else.
-        DataError: recordings are missing, or cannot be divided.
+        DataError: recordings are missing, or cannot be divided; a teacher has heard what is tested.
     """
     limits = Limits(
         None if size is None else parse_size(size), None if macs is None else parse_macs(macs)
@@ -152,6 +152,10 @@ def shrink(
     )
     if opened.accelerator.num_processes > 1:
         raise StapesError("'stapes shrink' runs in one process; start it without torchrun.")
+    # Its own teachers have been accepted with the run, others have not.
+    for note in check_teachers(opened.recipe, opened.dataset, splits[:1], force=not teachers):
+        notes.append(note)
+        opened.reporter.note(f"Note: {note}")
     search = _Search(opened, splits[0], limits, n_trials=trials, seed=seed, refit=refit)
     with opened.locked():
         return search.carry_out(workers=workers, notes=notes)
@@ -216,7 +220,7 @@ class _Search:
             other = "something else than a search"
             if isinstance(old, dict) and {"size", "macs"} <= old.keys():
                 budget = Limits(old["size"], old["macs"])
-                other = "a search with another run, split, seed or --refit"
+                other = "a search with another run, split, seed, --teacher or --refit"
                 if budget != self.limits:
                     other = f"the search for {budget}"
             raise StapesError(

@@ -194,6 +194,9 @@ def train(
         reporter=reporter,
         command=command,
     )
+    for note in check_teachers(run.recipe, run.dataset, splits, force=force):
+        notes.append(note)
+        run.reporter.note(f"Note: {note}")
     seeds = range(seed, seed + n_seeds)
     tasks = [(split, s) for split in splits for s in seeds]
     if final and len(splits) > 1:
@@ -271,13 +274,6 @@ def open_run(
         durations=(s.duration for s in scans),
     )
     _note_same_data(dataset, parent, notes, reporter)
-
-    def tell(note: str) -> None:
-        notes.append(note)
-        reporter.note(f"Note: {note}")
-
-    if trained is None:
-        check_teachers(recipe, dataset, splits, force=force, tell=tell)
     assert not isinstance(recipe.audio.sample_rate, str)
     frontend = create_frontend(sample_rate=recipe.audio.sample_rate, **recipe.features.model_dump())
     store = FeatureStore(dataset.clips, scans, frontend, recipe.audio, cache)

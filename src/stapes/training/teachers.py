@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,28 +66,30 @@ def check_teachers(
     splits: Iterable[Split],
     *,
     force: bool,
-    tell: Callable[[str], None],
-) -> None:
+) -> list[str]:
     """Find out before any work is done which teachers cannot teach.
 
-    A teacher that has heard what the student is tested on gives away the answers. Which recordings
-    a model of a run was not trained on is known from the ``test.csv`` beside it; of another model
-    only the name of its data is.
+    A teacher that has heard what the student is tested on gives away the answers. What a model of
+    a run has heard is known from the run's folder; of another model only the name of its data is.
 
     Args:
         recipe: with pinned teachers.
         dataset: what the student is trained and tested on.
         splits: all that will be trained.
         force: go on all the same.
-        tell: told what a reader of the score must know.
+
+    Returns:
+        What a reader of the score must know.
 
     Raises:
         ConfigError: a split without a teacher; a teacher that does not know all classes.
         DataError: a teacher has heard test clips of its student.
         ModelFileError: a teacher that cannot be read.
     """
+    notes: list[str] = []
     if not recipe.distillation.teachers:
-        return
+        return notes
+    present = {_place(clip) for clip in dataset.clips}
     doubtful: set[str] = set()
     for split in splits:
         for path in teacher_files(recipe.distillation, split.name):
@@ -95,31 +97,30 @@ def check_teachers(
             class_columns(bundle, dataset.labels, path)
             if not split.test.size:
                 continue
-            same = bundle.metadata.get("data", {}).get("name") == dataset.name
-            unheard = _unheard(path)
-            if unheard is None:
-                if same:
+            heard = _heard(path, str(bundle.metadata.get("split")))
+            if heard is None or heard.isdisjoint(present):
+                if bundle.metadata.get("data", {}).get("name") == dataset.name:
                     doubtful.add(str(path))
                 continue
-            heard = sum(_place(dataset.clips[i]) not in unheard for i in split.test)
-            if not heard or not (same or any(_place(clip) in unheard for clip in dataset.clips)):
+            leaked = sum(_place(dataset.clips[i]) in heard for i in split.test)
+            if not leaked:
                 continue
             problem = (
-                f"{path}: {heard} of the {split.test.size} clips that split {split.name} is "
-                "tested on are not among those that this teacher was tested on, so it may have "
-                "learnt them and the score is too good"
+                f"{path}: this teacher may have learnt {leaked} of the {split.test.size} clips "
+                f"that split {split.name} is tested on, so the score is too good"
             )
             if not force:
                 raise DataError(
                     f"{problem}. Give the run folder of a teacher with the same split (the same "
-                    "folds, or --seed), or train all the same with --force."
+                    "folds, or --seed), or accept that with 'stapes train --force'."
                 )
-            tell(f"{problem} (forced).")
+            notes.append(f"{problem} (forced).")
     for unknown in sorted(doubtful):
-        tell(
+        notes.append(
             f"The teacher {unknown} was trained on recordings called '{dataset.name}', too; if "
             "recordings tested here are among them, the score is too good."
         )
+    return notes
 
 
 def describe_teachers(recipe: Recipe, split: str) -> list[dict[str, Any]]:
@@ -137,24 +138,24 @@ def teacher_files(config: DistillationConfig, split: str) -> list[Path]:
     """The models that teach a split.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: a run has none.
     """
     found: list[Path] = []
     for teacher in map(Path, config.teachers):
-        if not teacher.is_dir():
-            found.append(teacher)
+        if (single := _single(teacher)) is not None:
+            found.append(single)
             continue
         members = _members(teacher)
         if split == "all" and "all" not in members:
             # Each of them has heard most of the recordings, and together they have heard all.
             found += [path for one in members.values() for path in one]
+        elif split in members:
+            found += members[split]
         else:
-            found += members.get(split, [])
-    if not found:
-        raise ConfigError(
-            f"No teacher for split {split}: none of {', '.join(config.teachers)} has a model of "
-            "that name; give a model file, or a run with the same splits."
-        )
+            raise ConfigError(
+                f"{teacher}: no teacher for split {split}, this run has models for "
+                f"{', '.join(members)} only; give a model file, or a run with the same splits."
+            )
     return found
 
 
@@ -172,6 +173,17 @@ def class_columns(bundle: Bundle, labels: Sequence[str], path: Path) -> NDArray[
             "teacher of all classes."
         )
     return np.array([bundle.labels.index(label) for label in labels], dtype=np.int64)
+
+
+def _single(teacher: Path) -> Path | None:
+    """The file of a teacher that is one model; none: a run, which has one or more for a split.
+
+    The folder of a search has one, too, and a plan that is none of members.
+    """
+    if not teacher.is_dir():
+        return teacher
+    model = teacher / _MODEL
+    return model if model.is_file() and not (teacher / "recipe.toml").is_file() else None
 
 
 def _members(folder: Path) -> dict[str, list[Path]]:
@@ -198,8 +210,8 @@ def _members(folder: Path) -> dict[str, list[Path]]:
 
 
 def _digest(teacher: Path) -> str:
-    if not teacher.is_dir():
-        return file_sha256(teacher)
+    if (single := _single(teacher)) is not None:
+        return file_sha256(single)
     together = hashlib.sha256()
     for split, paths in sorted(_members(teacher).items()):
         for path in paths:
@@ -214,15 +226,26 @@ def _place(clip: Clip) -> Place:
     return str(Path(clip.path).resolve()), clip.start, clip.end
 
 
-def _unheard(path: Path) -> set[Place] | None:
-    """What a model of a run was tested on; none: nobody knows."""
-    table = path.with_name("test.csv")
-    if not table.is_file():
+def _heard(path: Path, split: str) -> set[Place] | None:
+    """What a model of a run or a search may have learnt; none: nobody knows.
+
+    That is what the run had less what the model was tested on.
+    """
+    folder = path.absolute().parent
+    runs = (folder, *folder.parents[1:2], folder / "trials" / "000")
+    clips = next((run / "clips.csv" for run in runs if (run / "clips.csv").is_file()), None)
+    if clips is None:
         return None
+    own = member_folder(folder, split, 0).parent.glob("seed-*/test.csv")  # of the run's own model
+    tested = next((table for table in (folder / "test.csv", *own) if table.is_file()), None)
     try:
-        return {_place(clip) for clip in load_dataset(table, min_classes=1).clips}
+        return _places(clips) - (_places(tested) if tested is not None else set())
     except DataError:  # recordings have moved
         return None
+
+
+def _places(table: Path) -> set[Place]:
+    return {_place(clip) for clip in load_dataset(table, min_classes=1).clips}
 
 
 def _facts(bundle: Bundle, path: Path) -> dict[str, Any]:
@@ -231,9 +254,11 @@ def _facts(bundle: Bundle, path: Path) -> dict[str, Any]:
         "sha256": file_sha256(path),
         "network": settings.get("architecture", settings["name"]),
     }
-    for key in ("split", "seed", "score", "data", "origin", "teachers"):
-        if bundle.metadata.get(key):
+    for key in ("split", "seed", "data", "origin", "teachers", "members"):
+        if bundle.metadata.get(key) not in (None, {}, []):
             facts[key] = bundle.metadata[key]
-    if isinstance(facts.get("score"), dict):  # the tables by class are the teacher's own
-        facts["score"] = facts["score"].get("accuracy")
+    # Of a model that was trained on everything, the score of those of the folds.
+    scored = bundle.metadata.get("cross_validated_score") or bundle.metadata.get("score")
+    if scored:  # the tables by class are the teacher's own
+        facts["score"] = scored["accuracy"]
     return facts
