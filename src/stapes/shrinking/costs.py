@@ -101,6 +101,8 @@ class Gauge:
             run.frontend.n_frames(run.store.window),
         )
         self._known: dict[str, Cost] = {}
+        teaching = run.teaching
+        self._teachers = [] if teaching is None else teaching.describe(split.name)
         # A score has about as many digits whatever the predictions.
         self._any_score = self._of_chance()
         self._keep_score = self._score_fits()
@@ -228,6 +230,7 @@ class Gauge:
                 "citation": dataset.citation,
             },
             "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            **({"teachers": self._teachers} if self._teachers else {}),
         }
 
 

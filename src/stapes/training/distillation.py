@@ -8,7 +8,7 @@ the cache of features, so that teachers cost nothing per epoch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,7 +27,12 @@ from stapes.data.loader import FeatureStore, WithVariants
 from stapes.features import FeatureCache
 from stapes.models.weights import file_sha256
 from stapes.training.reporter import Reporter
-from stapes.training.teachers import class_columns, teacher_files
+from stapes.training.teachers import (
+    class_columns,
+    describe_teachers,
+    pin_teachers,
+    teacher_files,
+)
 
 __all__ = ["Lessons", "Teaching", "overlaps"]
 
@@ -66,6 +71,10 @@ class Teaching:
         Nothing is read or computed before :meth:`Lessons.prepare`.
         """
         return Lessons(self, split, clips, source)
+
+    def describe(self, split: str) -> list[dict[str, Any]]:
+        """The teachers of a split, see :func:`stapes.training.teachers.describe_teachers`."""
+        return describe_teachers(self.recipe, split)
 
 
 class Lessons:
@@ -109,13 +118,15 @@ class Lessons:
             device: where the teachers compute, now and later.
 
         Raises:
-            ModelFileError: a teacher is gone.
+            ModelFileError: a teacher is gone, or is another one than the recipe says.
             StapesError: the cache's disk is full.
         """
         for teacher in self._teachers:
             teacher.bundle.network.to(device).eval()
             teacher.bundle.normalizer.to(device).eval()
-            if not self._config.live:
+            if self._config.live:
+                teacher.listen(self._clips, self._augment)
+            else:
                 teacher.answer(self._clips, self._augment)
 
     def take(
@@ -154,6 +165,7 @@ class Lessons:
 
     @cached_property
     def _teachers(self) -> list[_Teacher]:
+        pin_teachers(self._teaching.recipe)  # they may have changed since
         paths = teacher_files(self._config, self._split)
         return [_Teacher(self._teaching, path) for path in paths]
 
@@ -177,8 +189,17 @@ class _Teacher:
         settings = {"method": _METHOD, "teacher": file_sha256(path)}
         self._answers = FeatureCache(teaching.cache, settings)
 
+    def listen(self, clips: Iterable[int], augment: AugmentConfig | None) -> None:
+        """Compute the features that the cache lacks."""
+        self.store.prepare(
+            clips,
+            variants=augment,
+            workers=self._workers,
+            progress=partial(self._reporter.progress, "Computing features of a teacher"),
+        )
+
     def answer(self, clips: NDArray[np.int64], augment: AugmentConfig | None) -> None:
-        """Compute what the cache lacks."""
+        """Compute the answers that the cache lacks."""
         variants = augment.waveform_variants if augment is not None else 0
         wanted = {
             self.store.key(int(clip), variant, augment): (int(clip), variant)
@@ -188,12 +209,7 @@ class _Teacher:
         missing = self._answers.missing(list(wanted))
         if not missing:
             return
-        self.store.prepare(
-            sorted({wanted[key][0] for key in missing}),
-            variants=augment,
-            workers=self._workers,
-            progress=partial(self._reporter.progress, "Computing features of a teacher"),
-        )
+        self.listen(sorted({wanted[key][0] for key in missing}), augment)
         done = len(wanted) - len(missing)
         with self._answers:  # what is done stays, also when the user stops
             for key in missing:
@@ -209,17 +225,21 @@ class _Teacher:
             kept = self._answers.get(key)
         except KeyError:  # someone cleared the cache meanwhile
             kept = self._logits(self._windows(clip, variant, augment)).astype(np.float16)
-        mean: NDArray[np.float64] = self._shares(clip) @ self._probabilities(kept)
+        mean: NDArray[np.float64] = self._shares(clip, len(kept)) @ self._probabilities(kept)
         return mean
 
     def hear(
         self, origins: NDArray[np.int64], mixup: Mixup | None, augment: AugmentConfig | None
     ) -> Tensor:
-        """Probabilities (B, K) of the mixtures themselves."""
+        """Probabilities (B, K) of the mixtures themselves.
+
+        Of several windows in which the student's lies, each is heard in the one that has most of
+        it: what there is to mix is one spectrogram of each.
+        """
         found = []
         for clip, variant, window in origins.tolist():
-            nearest = int(self._shares(clip)[window].argmax())
-            found.append(self._windows(clip, variant, augment)[nearest])
+            own = self._windows(clip, variant, augment)
+            found.append(own[int(self._shares(clip, len(own))[window].argmax())])
         normalizer = self.bundle.normalizer
         x = torch.from_numpy(np.stack(found).astype(np.float32)).to(normalizer.mean.device)
         x = normalizer(x)
@@ -236,13 +256,18 @@ class _Teacher:
 
     @torch.no_grad()
     def _logits(self, windows: NDArray[np.float16]) -> NDArray[np.float32]:
-        """(W, K'), for each of the teacher's own windows and classes."""
+        """(W, K'), for each of the teacher's own windows and classes, 0 for the likeliest.
+
+        The cache keeps half precision: in this way the largest are those that matter least.
+        """
         normalizer, network = self.bundle.normalizer, self.bundle.network
         parts = []
         for start in range(0, len(windows), _BATCH):
             x = torch.from_numpy(windows[start : start + _BATCH].astype(np.float32))
             parts.append(network(normalizer(x.to(normalizer.mean.device))).float().cpu().numpy())
-        return np.concatenate(parts)
+        logits = np.concatenate(parts)
+        lowered: NDArray[np.float32] = logits - logits.max(1, keepdims=True)
+        return lowered
 
     def _probabilities(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """(W, K) of the student's classes; what the teacher gives to others is left out."""
@@ -251,11 +276,11 @@ class _Teacher:
         result: NDArray[np.float64] = powers / powers.sum(1, keepdims=True)
         return result
 
-    def _shares(self, clip: int) -> NDArray[np.float64]:
-        """How much each window of the teacher says of each one of the student, (W, W')."""
+    def _shares(self, clip: int, count: int) -> NDArray[np.float64]:
+        """How much each of the teacher's ``count`` windows says of the student's, (W, count)."""
+        duration, students = self._durations[clip], self._student.n_windows(clip)
         return overlaps(
-            _spans(self._student, clip, self._durations[clip]),
-            _spans(self.store, clip, self._durations[clip]),
+            _spans(self._student, students, duration), _spans(self.store, count, duration)
         )
 
 
@@ -280,12 +305,12 @@ def overlaps(students: NDArray[np.float64], teachers: NDArray[np.float64]) -> ND
     return shares
 
 
-def _spans(store: FeatureStore, clip: int, duration: float) -> NDArray[np.float64]:
-    """Seconds from the clip's beginning in which its windows lie, (W, 2)."""
+def _spans(store: FeatureStore, count: int, duration: float) -> NDArray[np.float64]:
+    """Seconds from a clip's beginning in which its ``count`` windows lie, (W, 2)."""
     window, hop = store.window / store.sample_rate, store.hop / store.sample_rate
     last = max(0.0, duration - window)
     if store.audio.longer == "crop":
         starts = np.array([last / 2])
     else:
-        starts = np.minimum(np.arange(store.n_windows(clip)) * hop, last)
+        starts = np.minimum(np.arange(count) * hop, last)
     return np.stack([starts, np.minimum(starts + window, duration)], axis=1)

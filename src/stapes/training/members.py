@@ -44,7 +44,6 @@ from stapes.training.initialization import (
 from stapes.training.loop import Examples, fit, read_log
 from stapes.training.reduction import discard_reduction, reduce_network
 from stapes.training.reporter import Reporter
-from stapes.training.teachers import describe_teachers
 from stapes.training.tensorboard import curves
 
 __all__ = ["Member", "Run", "with_groups"]
@@ -326,6 +325,11 @@ class Run:
     ) -> tuple[nn.Module, BandNormalizer, list[dict[str, Any]], dict[str, Any]]:
         """A trained network, its normalisation, its log, and what it has learnt from."""
         folder = self.member_folder(split, seed)
+        # First of all: teachers may go while they are not needed any more.
+        owed = {
+            "origin": describe_origin(self.recipe, self.parent),
+            "teachers": [] if self.teaching is None else self.teaching.describe(split.name),
+        }
         network = self.new_network(seed)
         initialize(network, self.recipe, self.dataset.labels, parent=self.parent)
         # A pruning of its own decides itself what is zero.
@@ -361,10 +365,6 @@ class Run:
         network.to("cpu").to(memory_format=torch.contiguous_format)
         if pruned:
             finish(network)
-        owed = {
-            "origin": describe_origin(self.recipe, self.parent),
-            "teachers": describe_teachers(self.recipe, split.name),
-        }
         return network.eval(), normalizer.cpu().eval(), history, owed
 
     def _take(
