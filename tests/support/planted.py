@@ -14,7 +14,7 @@ from torch import nn
 from stapes.config import Recipe
 from stapes.features import BandNormalizer
 from stapes.training.devices import make_accelerator
-from stapes.training.loop import Examples, fit
+from stapes.training.loop import Examples, Teacher, fit
 
 __all__ = ["BANDS", "CLASSES", "FRAMES", "Planted", "fit_planted"]
 
@@ -48,6 +48,7 @@ def fit_planted(
     validation: int = 0,
     fingerprint: str = "x",
     seed: int = 0,
+    teacher: Teacher | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network on them in place, the first ``validation`` of 30 clips set aside."""
     source = Planted()
@@ -62,6 +63,7 @@ def fit_planted(
             n_classes=CLASSES,
             frame_rate=10.0,
             decibel=torch.ones(BANDS),
+            teacher=teacher,
         ),
         recipe,
         seed=seed,
