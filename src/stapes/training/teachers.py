@@ -149,8 +149,14 @@ def teacher_files(config: DistillationConfig, split: str) -> list[Path]:
         if split == "all" and "all" not in members:
             # Each of them has heard most of the recordings, and together they have heard all.
             found += [path for one in members.values() for path in one]
-        elif split in members:
+            continue
+        folds = [name for name in members if name != "all"]
+        if split in members:
             found += members[split]
+        elif len(folds) == 1:
+            # One split has several names: "held-out" where it was made, "official" when it is read
+            # again. Whether it is the student's is seen by what was tested.
+            found += members[folds[0]]
         else:
             raise ConfigError(
                 f"{teacher}: no teacher for split {split}, this run has models for "
