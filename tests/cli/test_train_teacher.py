@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -53,11 +51,8 @@ def test_a_student_is_taught(hits: Path, teacher: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     model = teacher / "model.safetensors"
     more = ("--teacher", teacher, "--teacher", model, "--set", "distillation.weight=0.5")
-    done = subprocess.run(
-        [sys.executable, "-m", "stapes", *command(hits, out, *more)],
-        capture_output=True, text=True, env=dict(os.environ),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(app, command(hits, out, *more), catch_exceptions=False)
+    assert done.exit_code == 0, done.stderr
     assert "Asking a teacher" in done.stderr
     bundle = stapes.load_bundle(out)
     assert bundle.recipe.distillation.teachers == (str(teacher), str(model))
