@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from stapes.config.schema import KINDS, Recipe, Strict
 from stapes.errors import ConfigError, UnknownNameError
 
-__all__ = ["load_recipe", "parse_recipe", "recipe_names", "recipe_source", "to_toml"]
+__all__ = [
+    "load_recipe",
+    "override_recipe",
+    "parse_recipe",
+    "recipe_names",
+    "recipe_source",
+    "to_toml",
+]
 
 
 def recipe_names() -> list[str]:
@@ -64,6 +71,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     for override in overrides:
         _override(tree, override)
     return parse_recipe(tree, text)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with ``section.field=value`` overrides, as :func:`load_recipe` takes them.
+
+    Raises:
+        ConfigError: unknown field, value out of range.
+    """
+    tree = recipe.model_dump()
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, recipe.name)
 
 
 def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:

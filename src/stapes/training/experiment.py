@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.config import Recipe, load_recipe, parse_recipe, resolve
+from stapes.config import Recipe, load_recipe, override_recipe, parse_recipe, resolve
 from stapes.data import (
     Dataset,
     Scan,
@@ -41,7 +41,13 @@ from stapes.files import write_text
 from stapes.training.devices import make_accelerator
 from stapes.training.distillation import Teaching
 from stapes.training.folders import planned_members
-from stapes.training.initialization import INHERITED, adopt_model, pin_weights, read_parent
+from stapes.training.initialization import (
+    INHERITED,
+    WINDOWING,
+    adopt_model,
+    pin_weights,
+    read_parent,
+)
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.teachers import check_teachers, pin_teachers, taught_by
@@ -513,15 +519,30 @@ def _read_recipe(
     if recipe.initialization.weights != "model":
         return recipe
     for override in filter(_inherited, overrides):
+        if _section(override) == "audio" and _field(override) in WINDOWING:
+            continue
         raise ConfigError(
             f"--set {override}: that section comes from {recipe.initialization.file}, whose "
-            "weights fit no other; leave it out, or train from the start without --init."
+            "weights fit no other; leave it out, or train from the start with --init none."
         )
-    return adopt_model(recipe)
+    adopted = adopt_model(recipe)
+    if recipe.initialization.sha256 is not None:  # of a run, whose windows may have been others
+        windows = {k: getattr(recipe.audio, k) for k in WINDOWING}
+        adopted = adopted.model_copy(update={"audio": adopted.audio.model_copy(update=windows)})
+    own = [f for f in overrides if _section(f) == "audio" and _field(f) in WINDOWING]
+    return override_recipe(adopted, own)
 
 
 def _inherited(override: str) -> bool:
-    return override.partition(".")[0].strip() in INHERITED
+    return _section(override) in INHERITED
+
+
+def _section(override: str) -> str:
+    return override.partition(".")[0].strip()
+
+
+def _field(override: str) -> str:
+    return override.partition("=")[0].partition(".")[2].strip()
 
 
 def _note_same_data(

@@ -22,6 +22,7 @@ from stapes.models.weights import file_sha256, hub_weights, load_image_weights, 
 
 __all__ = [
     "INHERITED",
+    "WINDOWING",
     "adopt_model",
     "describe_origin",
     "initialize",
@@ -34,6 +35,10 @@ __all__ = [
 
 # Sections of a recipe that belong to the weights of a model and come with them.
 INHERITED = ("audio", "features", "normalization", "model")
+
+# Of the audio what may still be another: networks average over time in the end, however long that
+# is.
+WINDOWING = ("window_seconds", "hop_seconds", "shorter", "longer")
 
 # Metadata of a model that go with its weights.
 _OWED = ("data", "origin")
@@ -284,7 +289,13 @@ def _trainable(path: Path) -> Bundle:
 
 
 def _check_inherited(recipe: Recipe, parent: Bundle) -> None:
-    differing = [n for n in INHERITED if getattr(recipe, n) != getattr(parent.recipe, n)]
+    given, own = (
+        {name: getattr(one, name).model_dump() for name in INHERITED}
+        for one in (parent.recipe, recipe)
+    )
+    for sections in (given, own):
+        sections["audio"] = {k: v for k, v in sections["audio"].items() if k not in WINDOWING}
+    differing = [name for name in INHERITED if own[name] != given[name]]
     if differing:
         raise ConfigError(
             f'initialization.weights = "model": {", ".join(differing)} of the recipe are not those '
