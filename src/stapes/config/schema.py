@@ -226,6 +226,14 @@ class AugmentConfig(Strict):
     mixup_alpha: Annotated[float, Field(ge=0)] = Field(
         0.3, description="Beta(alpha, alpha) of mixup, the larger part kept; 0: off"
     )
+    freq_mixstyle_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="part of the batches whose examples trade each band's mean and deviation, so "
+        "other devices (Freq-MixStyle); 0: off",
+    )
+    freq_mixstyle_alpha: Annotated[float, Field(gt=0)] = Field(
+        0.3, description="Beta(alpha, alpha) of how much of each example's own statistics is left"
+    )
     time_roll_seconds: Annotated[float, Field(ge=0)] = Field(
         0.0, description="circular shift along time by up to this much either way"
     )
