@@ -1,5 +1,6 @@
 """Random changes of training examples: one function draws, another applies."""
 
+from stapes.augment.impulse import ImpulseResponse, convolve, impulse_response
 from stapes.augment.mixing import (
     FreqMixStyle,
     Mixup,
@@ -24,12 +25,14 @@ from stapes.augment.waveform import WaveformChange, change_waveform, draw_wavefo
 
 __all__ = [
     "FreqMixStyle",
+    "ImpulseResponse",
     "Mixup",
     "WaveformChange",
     "add_noise_floor",
     "apply_freq_mixstyle",
     "apply_mixup",
     "change_waveform",
+    "convolve",
     "draw_equalizers",
     "draw_freq_mixstyle",
     "draw_gains",
@@ -38,6 +41,7 @@ __all__ = [
     "draw_shifts",
     "draw_speeds",
     "draw_waveform_changes",
+    "impulse_response",
     "mask_axis",
     "roll_time",
     "shift_frequency",

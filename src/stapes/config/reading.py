@@ -102,7 +102,7 @@ def _none_words_to_none(tree: Any) -> Any:
     nullable = {
         "hop_seconds", "win_length", "f_max", "mel_norm", "top_db", "damping", "decay_end_epoch",
         "gradient_clip", "early_stopping_epochs", "decomposition", "keep", "keep_parameters",
-        "file", "sha256", "blocks",
+        "file", "sha256", "blocks", "impulse_responses", "impulse_responses_sha256",
     }  # fmt: skip
     if isinstance(tree, Mapping):
         return {

@@ -25,6 +25,7 @@ from stapes.data import (
     scan,
     shared_sources,
 )
+from stapes.data.impulse_responses import pin_impulse_responses
 from stapes.data.loader import FeatureStore
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.crossval import (
@@ -241,7 +242,7 @@ def open_run(
     parent = None
     if trained is None:  # else nothing starts from them: they may be gone
         with accelerator.main_process_first():
-            recipe = pin_teachers(pin_weights(recipe))
+            recipe = pin_impulse_responses(pin_teachers(pin_weights(recipe)))
             parent = read_parent(recipe)
     cache = Path(cache) if cache is not None else default_cache_folder()
     with accelerator.main_process_first():

@@ -96,8 +96,12 @@ class Run:
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
         digest = hashlib.sha256()
-        # The weights' digest says which they are; where they lie decides nothing.
-        elsewhere = {"initialization": {"file"}, "distillation": {"teachers"}}
+        # Digests say which weights, teachers and impulse responses; where they lie decides nothing.
+        elsewhere = {
+            "initialization": {"file"},
+            "distillation": {"teachers"},
+            "augment": {"impulse_responses"},
+        }
         recipe = self.recipe.model_dump(mode="json", exclude=elsewhere)
         parts: list[Any] = [recipe, list(self.dataset.labels), seed]
         for part in (split.train, split.validation, split.test):
@@ -298,7 +302,7 @@ class Run:
             self.store.prepare(
                 examples.train,
                 variants=augment,
-                progress=partial(self.reporter.progress, "Changing pitch and pace"),
+                progress=partial(self.reporter.progress, "Making variants"),
             )
         source = WithVariants(self.store, augment)
         return replace(
