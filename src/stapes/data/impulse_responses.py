@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from stapes.audio import find_audio, probe, read
+from stapes.audio import convert, find_audio, probe, read
 from stapes.augment.impulse import ImpulseResponse, impulse_response
 from stapes.config import AugmentConfig, Recipe
 from stapes.errors import AudioError, ConfigError
@@ -24,9 +24,9 @@ class ImpulseResponses:
     """Impulse responses to choose from.
 
     Attributes:
-        responses: one or more, in an order that follows from what the files hold, and from neither
-            their names nor their place; of equal files one.
-        sha256: of what the files hold.
+        responses: one or more, in an order that follows from how they sound, and from neither
+            their names nor their place; of equal ones one.
+        sha256: of rates and decoded samples.
     """
 
     responses: tuple[ImpulseResponse, ...]
@@ -52,10 +52,7 @@ def read_impulse_responses(
         paths = find_audio(place)
         if not paths:
             raise AudioError(place, "this folder holds no audio file; give one that does.")
-        by_digest = {}
-        for path in paths:
-            response = _read(path, sample_rate)
-            by_digest[_digest(path)] = response
+        by_digest = dict(_read(path, sample_rate) for path in paths)
         digests = sorted(by_digest)
         found = hashlib.sha256("\n".join(digests).encode()).hexdigest()
         expected = augment.impulse_responses_sha256
@@ -83,27 +80,22 @@ def pin_impulse_responses(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"augment": pinned})
 
 
-def _read(path: Path, sample_rate: int | None) -> ImpulseResponse:
-    rate = sample_rate or probe(path).sample_rate
+def _read(path: Path, sample_rate: int | None) -> tuple[str, ImpulseResponse]:
+    """The digest of a response at its own rate, and the response at the wanted one."""
+    own_rate = probe(path).sample_rate
     # A little more than allowed, so that what is longer shows, and no more of a long recording.
-    (samples,) = read(path, sample_rate=rate, channels=1, end=_LONGEST + 0.1)
-    if len(samples) > (_LONGEST + 0.05) * rate:
+    samples = read(path, channels=1, end=_LONGEST + 0.1)
+    if samples.shape[1] > (_LONGEST + 0.05) * own_rate:
         raise AudioError(
             path,
             f"is longer than {_LONGEST:g} seconds; cut the response out of it, or take it away.",
         )
+    # Not of the file, in which a tag or a time stamp may change and nothing that is heard.
+    digest = hashlib.sha256(f"{own_rate} Hz ".encode() + samples.astype("<f4").tobytes())
+    rate = sample_rate or own_rate
     try:
-        return impulse_response(samples)
+        return digest.hexdigest(), impulse_response(convert(samples, own_rate, rate)[0])
     except ValueError:
         raise AudioError(
             path, f"is silent at {rate} Hz; replace it by a response with sound, or take it away."
         ) from None
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise AudioError(path, f"cannot be read ({reason}); replace it or take it away.") from None
