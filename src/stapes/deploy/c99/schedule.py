@@ -80,7 +80,7 @@ class Layer:
 
 def usual_chunk(n_bins: int) -> int:
     """Columns of a spectrogram of F = ``n_bins`` that are computed at once: enough to be fast."""
-    # The stem halves both axes.
+    # The stem halves both axes: places are bins / 2 times columns / 2.
     return 2 * max(1, _PLACES // (n_bins // 2))
 
 
