@@ -47,8 +47,11 @@ def clips_of_run(model: str | Path) -> RunClips:
     """Recordings of the run that a model belongs to; none where there is no such run any more.
 
     Args:
-        model: a run folder, its ``model.safetensors``, or a member in ``FOLD/seed-S/``.
+        model: a run folder, its ``model.safetensors``, or a member in ``FOLD/seed-S/``; a shipped
+            model's name has none.
     """
+    if not Path(model).exists():  # a shipped model's name: whatever lies here is not its run
+        return RunClips((), ())
     folder = Path(model) if Path(model).is_dir() else Path(model).parent
     everything = _clips(folder / "clips.csv") or _clips(folder.parent.parent / "clips.csv")
     test = _clips(folder / "test.csv")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stapes.bundle import Bundle, load_bundle
+from stapes.catalogue import find_model
 from stapes.compression.masks import keep_zeros, prunable_layers, unmasked_weight
 from stapes.config import InitializationConfig, Recipe, TimmConfig, parse_recipe
 from stapes.errors import ConfigError, ModelFileError
@@ -256,7 +257,7 @@ def _class_tensors(network: nn.Module) -> set[str]:
 def _weights_file(recipe: Recipe) -> Path:
     initialization, model = recipe.initialization, recipe.model
     if initialization.weights == "model":
-        return _model_file(initialization)
+        return find_model(_model_file(initialization), "safetensors")
     if not isinstance(model, TimmConfig):
         raise ConfigError(
             f'initialization.weights = "imagenet": only networks of timm have them, and model.name '
