@@ -31,7 +31,8 @@ _MICROPHONE = "microphone"
 
 def listen(
     model: Annotated[
-        Path, typer.Argument(help="Model file, exported model (.onnx) or run folder.")
+        Path,
+        typer.Argument(help="Shipped model, model file, exported model (.onnx) or run folder."),
     ],
     source: Annotated[
         str,

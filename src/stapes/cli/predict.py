@@ -18,7 +18,8 @@ __all__ = ["predict"]
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="Model file, exported model (.onnx) or run folder.")
+        Path,
+        typer.Argument(help="Shipped model, model file, exported model (.onnx) or run folder."),
     ],
     inputs: Annotated[
         list[str],
