@@ -61,9 +61,9 @@ def make_card(
         ``score``: ``accuracy`` (``value``, ``low``, ``high``), ``level``, ``kind``, ``n_clips``
         (each counted once), ``n_groups``, ``seeds``, or none; ``teachers``: each ``network``,
         ``split``, ``seed``, ``score``, ``sha256``; ``teacher_score``; ``data``: recordings of the
-        whole line of models, each ``role``, ``name``, ``clips``, ``licence``,
-        ``citation``; ``model``: counts and sizes of :func:`stapes.evaluation.describe.\
-describe_model` and ``macs_per_window``; ``command``; ``versions``; ``files``.
+        whole line of models, each ``role``, ``name``, ``clips``, ``licence``, ``citation``;
+        ``model``: what :func:`stapes.evaluation.describe.describe_model` counts, and
+        ``macs_per_window``; ``command``; ``versions``; ``files``.
 
     Raises:
         ModelFileError: a model file that cannot be used.
