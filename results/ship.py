@@ -19,7 +19,7 @@ from typing import Any
 
 from stapes.deploy.export import export
 from stapes.errors import StapesError
-from stapes.evaluation.card import make_card
+from stapes.evaluation.card import file_facts, make_card
 from stapes.files import write_bytes
 
 LARGEST = 2_000_000  # bytes of all shipped files together
@@ -48,14 +48,15 @@ def ship(name: str, run: Path, folder: Path, **words: Any) -> dict[str, Any]:
     score: dict[str, Any] = {"folds": len(folds)} if len(folds) > 1 else {}
     if note := words.pop("note", None):
         score["note"] = note
+    model = run / "model.safetensors"
+    if not model.is_file():
+        raise StapesError(f"{model}: missing; give the folder of a finished run.")
+    card = make_card(model, name=name, score=score, **words)
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / f"{name}.{kind}" for kind in ("safetensors", "onnx")]
-        model = run / "model.safetensors"
-        if not model.is_file():
-            raise StapesError(f"{model}: missing; give the folder of a finished run.")
         files[0].write_bytes(model.read_bytes())
         exported = export(run, "onnx", files[1])
-        card = make_card(files[0], name=name, score=score, files=files, **words)
+        card["files"] = {file.name: file_facts(file) for file in files}
         contents = {file.name: file.read_bytes() for file in files}
     # The card comes last: a model is there when it is.
     contents[f"{name}.json"] = (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode()

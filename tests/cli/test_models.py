@@ -24,6 +24,7 @@ from stapes.bundle import load_bundle, save_bundle
 from stapes.cli import main
 from stapes.compression import half_precision
 from stapes.errors import TRAINING_PACKAGES
+from stapes.evaluation.card import make_card
 from stapes.evaluation.describe import describe_model
 from stapes.evaluation.metrics import score
 
@@ -262,6 +263,12 @@ def test_training_cannot_start_from_an_int8_model(tmp_path: Path) -> None:
     save_bundle(in_eight_bits(bundle, windows), tmp_path / "model.safetensors")
     with pytest.raises(SystemExit, match="training cannot start from this model"):
         ship("small", tmp_path, *WORDS, "--start", "--folder", tmp_path / "shipped")
-    ship("small", tmp_path, *WORDS, "--folder", tmp_path / "shipped")
-    card = json.loads((tmp_path / "shipped" / "small.json").read_text())
-    assert (card["start"], card["score"], card["teacher_score"]) == (False, None, None)
+    assert not (tmp_path / "shipped").exists()
+
+
+def test_a_card_says_what_is_not_known(run_folder: Path) -> None:
+    card = make_card(
+        run_folder / "1" / "seed-0", name="x", description="d", intended_use="i", limits="l"
+    )
+    assert (card["score"], card["teacher_score"], card["licence"]) == (None, None, "")
+    assert (card["start"], card["teachers"], card["data"]) == (False, [], [])

@@ -36,7 +36,6 @@ def make_card(
     attribution: Sequence[str] = (),
     teacher_score: Mapping[str, Any] | None = None,
     start: bool = False,
-    files: Sequence[str | Path] = (),
 ) -> dict[str, Any]:
     """What is to be known of a model, as plain JSON values.
 
@@ -53,7 +52,6 @@ def make_card(
         teacher_score: of the teachers together, as ``score`` of the result; none: each has its
             own only.
         start: whether training starts from it by default where data are small.
-        files: what is passed on: bytes and digest of each, by the file's name.
 
     Returns:
         ``name``, ``description``, ``start``, ``intended_use``, ``limits``, ``licence``,
@@ -63,7 +61,8 @@ def make_card(
         ``split``, ``seed``, ``score``, ``sha256``; ``teacher_score``; ``data``: recordings of the
         whole line of models, each ``role``, ``name``, ``clips``, ``licence``, ``citation``;
         ``model``: what :func:`stapes.evaluation.describe.describe_model` counts, and
-        ``macs_per_window``; ``command``; ``versions``; ``files``.
+        ``macs_per_window``; ``command``; ``versions``. Whoever writes the files adds ``files``:
+        :func:`file_facts` of each by its name.
 
     Raises:
         ModelFileError: a model file that cannot be used.
@@ -105,7 +104,6 @@ def make_card(
         },
         "command": bundle.metadata.get("command", ""),
         "versions": bundle.metadata.get("versions", {}),
-        "files": {Path(file).name: file_facts(file) for file in files},
     }
 
 

@@ -238,7 +238,7 @@ def test_the_runtime_reads_it(made: Callable[[], tuple[Bundle, bytes]], tmp_path
 
 def test_half_precision_takes_two_bytes_and_answers_the_same(tmp_path: Path) -> None:
     network = create_model(
-        "cp_resnet", n_classes=3, in_channels=1, rho=4, width=16, blocks=(1, 1, 0), damping=0.1,
+        "cp_resnet", n_classes=3, in_channels=1, rho=4, width=32, blocks=(1, 1, 0), damping=0.1,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     bundle = make_bundle(network, 1)
@@ -258,8 +258,8 @@ def test_half_precision_takes_two_bytes_and_answers_the_same(tmp_path: Path) -> 
         np.testing.assert_array_equal(stored, weight.detach().numpy())  # as in the model file
     waveform = noise(3, 1, 4000)
     found = session_of(content).run(None, {"waveform": waveform})[0]
-    np.testing.assert_allclose(found, torchs(bundle, waveform), rtol=0, atol=1e-6)
-    assert np.ptp(found) > 0.1
+    np.testing.assert_allclose(found, torchs(bundle, waveform), rtol=0, atol=1e-5)
+    assert np.ptp(found) > 0.05
     # The numbers that ONNX Runtime computes with are those of a file in float32, to the bit.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
