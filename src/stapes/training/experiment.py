@@ -51,6 +51,7 @@ from stapes.training.initialization import (
 )
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
+from stapes.training.start import default_start, leaves_start_open
 from stapes.training.teachers import check_teachers, pin_teachers, taught_by
 from stapes.training.tensorboard import require_tensorboard
 
@@ -101,7 +102,7 @@ def train(
     *,
     recipe: str | Path | Recipe | None = None,
     overrides: Sequence[str] = (),
-    init: str | Path | None = None,
+    init: str | Path | None = "auto",
     teachers: Sequence[str | Path] = (),
     out: str | Path | None = None,
     corpus: str | None = None,
@@ -131,9 +132,12 @@ def train(
         data: folder, manifest, or a dataset that was already read.
         recipe: name, TOML file or recipe; none: ``small``, or ``finetune`` with ``init``.
         overrides: ``section.field=value``, on top of the recipe.
-        init: model file or run folder to start from, for the same labels, others, or both: classes
-            that it knows go on from what it learnt. Its audio, features, normalisation and model
-            stand in place of the recipe's; weights that were pruned stay zero.
+        init: model file, run folder or shipped model to start from, for the same labels, others,
+            or both: classes that it knows go on from what it learnt. Its audio (but for the
+            windows), features, normalisation and model stand in place of the recipe's; weights
+            that were pruned stay zero. ``"auto"``: the nearest shipped model where there are at
+            most :data:`stapes.training.start.FEW_CLIPS` recordings, and neither the recipe nor
+            ``overrides`` say what to train; none or ``"none"``: what the recipe says.
         teachers: model files or run folders to learn from besides the labels, with the recipe's
             ``distillation`` section; their probabilities are averaged. Of a cross-validated run,
             each fold's models teach the same fold.
@@ -166,6 +170,17 @@ def train(
     """
     if isinstance(data, Dataset) and (corpus is not None or group_by is not None):
         raise ValueError("corpus and group_by go with a folder or manifest, not with a Dataset")
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset = load_dataset(data, corpus=corpus, group_by=group_by)
+    started = None
+    if init == "auto" and recipe is None and leaves_start_open(overrides):
+        started = default_start(dataset)
+    if started is not None:
+        init, overrides = started.name, ["audio.window_seconds=auto", *overrides]
+    elif init in ("auto", "none"):
+        init = None
     recipe = taught_by(_read_recipe(recipe, overrides, init), teachers)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
@@ -182,9 +197,6 @@ def train(
         raise StapesError(f"--test-fraction {test_fraction:g}: must be above 0 and below 1.")
     if tensorboard:
         require_tensorboard()
-    dataset = (
-        data if isinstance(data, Dataset) else load_dataset(data, corpus=corpus, group_by=group_by)
-    )
     run, splits, notes = open_run(
         dataset,
         recipe,
@@ -201,6 +213,13 @@ def train(
         reporter=reporter,
         command=command,
     )
+    if started is not None:
+        note = (
+            f"Training started from {started.name}, which comes with stapes and owes its data's "
+            f"licence ({started.facts['licence']}); --init none starts from random weights."
+        )
+        notes.append(note)
+        run.reporter.note(f"Note: {note}")
     seeds = range(seed, seed + n_seeds)
     tasks = [(split, s) for split in splits for s in seeds]
     if final and len(splits) > 1:

@@ -99,7 +99,7 @@ class Run:
         # Digests say which weights, teachers and impulse responses; where they lie decides nothing.
         elsewhere = {
             "initialization": {"file"},
-            "distillation": {"teachers"},
+            "distillation": {"teachers", "sha256"},
             "augment": {"impulse_responses"},
         }
         recipe = self.recipe.model_dump(mode="json", exclude=elsewhere)
@@ -108,6 +108,11 @@ class Run:
             parts.append([[self.scans[i].digest, self.dataset.clips[i].label] for i in part])
         parts.append(self.groups[split.test].tolist())
         parts.append(self.accelerator.num_processes)
+        # Only those that teach this member: teachers may be trained fold by fold, too.
+        if self.teaching is not None and self.trained is None:
+            parts.append(self.teaching.digests(split.name))
+        else:  # they may be gone
+            parts.append(list(self.recipe.distillation.sha256))
         digest.update(json.dumps(parts).encode())
         return digest.hexdigest()
 
