@@ -82,8 +82,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> BaseClassifier
 
     Args:
         path: a ``.safetensors`` written by stapes, or the folder of a run; or an ``.onnx`` written
-            by ``stapes export``, or a folder whose only model is ``model.onnx``.
-        device: where to compute; an exported model computes on the CPU.
+            by ``stapes export``, or a folder whose only model is ``model.onnx``; or the name of a
+            shipped model, see ``stapes models``.
+        device: where to compute; an exported model computes on the CPU, and so does a shipped one
+            there, without torch.
 
     Returns:
         :class:`stapes.evaluation.predict.Classifier`, or of an exported model
@@ -91,15 +93,15 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> BaseClassifier
 
     Raises:
         ModelFileError: missing, truncated, altered, foreign, or of a newer format.
+        UnknownNameError: neither a file nor a shipped model.
         ConfigError: a device that is not there.
         MissingPackageError: a trained model where the training packages are not installed.
     """
-    from pathlib import Path
-
+    from stapes.catalogue import find_model
     from stapes.errors import ConfigError, training_packages
 
     trained = "model.safetensors"
-    given = Path(path)
+    given = find_model(path, "onnx" if str(device) == "cpu" else "safetensors")
     inside = given / "model.onnx"
     if given.suffix.lower() == ".onnx" or (inside.is_file() and not (given / trained).exists()):
         if str(device) != "cpu":
@@ -109,10 +111,10 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> BaseClassifier
             )
         from stapes.runtime import load as load_exported
 
-        return load_exported(path)
+        return load_exported(given)
     with training_packages(f"{path}: a model that was not exported to ONNX"):
         from stapes.evaluation.predict import load as load_trained
-    return load_trained(path, device)
+    return load_trained(given, device)
 
 
 def __getattr__(name: str) -> Any:

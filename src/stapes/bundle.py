@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from stapes.catalogue import find_model
 from stapes.config import KINDS, Recipe, parse_recipe
 from stapes.errors import ConfigError, ModelFileError, UnknownNameError
 from stapes.features import BandNormalizer, FrontEnd, create_frontend
@@ -157,10 +158,15 @@ def load_bundle(path: str | Path) -> Bundle:
 
     Memory stays in proportion to the file's size, whatever the file says.
 
+    Args:
+        path: a model file, a folder that holds ``model.safetensors``, or the name of a shipped
+            model (:mod:`stapes.catalogue`).
+
     Raises:
         ModelFileError: missing, truncated, altered, foreign, or of a newer format.
+        UnknownNameError: neither a file nor a shipped model.
     """
-    path = Path(path)
+    path = find_model(path, "safetensors")
     if path.is_dir():
         inside = path / "model.safetensors"
         if not inside.is_file():

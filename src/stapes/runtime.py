@@ -17,6 +17,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from stapes.catalogue import find_model
 from stapes.errors import ModelFileError
 from stapes.inference.classifier import BaseClassifier
 from stapes.inference.saturation import integer_sums_saturate
@@ -104,14 +105,16 @@ def load(path: str | Path, *, threads: int | None = None) -> OnnxClassifier:
     """Load an exported model.
 
     Args:
-        path: an ``.onnx`` file that stapes wrote, or a folder that holds ``model.onnx``.
+        path: an ``.onnx`` file that stapes wrote, a folder that holds ``model.onnx``, or the name
+            of a shipped model (:mod:`stapes.catalogue`).
         threads: of the arithmetic, 1 or more; none: one for each core.
 
     Raises:
         ModelFileError: missing, truncated, altered, foreign, or of a newer format.
+        UnknownNameError: neither a file nor a shipped model.
         ValueError: less than one thread.
     """
-    path = Path(path)
+    path = find_model(path, "onnx")
     if path.is_dir():
         if not (path / "model.onnx").is_file():
             raise ModelFileError(

@@ -5,10 +5,13 @@ import pytest
 import torch
 
 from stapes.augment import (
+    FreqMixStyle,
     Mixup,
     add_noise_floor,
+    apply_freq_mixstyle,
     apply_mixup,
     draw_equalizers,
+    draw_freq_mixstyle,
     draw_gains,
     draw_masks,
     draw_mixup,
@@ -91,6 +94,69 @@ def test_mixup_of_inputs_and_targets_is_the_weighted_sum() -> None:
     x = torch.tensor([[4.0], [8.0]])
     assert apply_mixup(x, mixup).tolist() == [[5.0], [8.0]]
     assert apply_mixup(torch.eye(2), mixup).tolist() == [[0.75, 0.25], [0.0, 1.0]]
+
+
+def _bands(*shape: int) -> torch.Tensor:
+    """Bands of levels and spreads of their own."""
+    rng = np.random.default_rng(8)
+    level = rng.normal(0, 2, (shape[0], 1, shape[2], 1))
+    spread = rng.uniform(0.3, 3, (shape[0], 1, shape[2], 1))
+    return torch.from_numpy((level + spread * rng.standard_normal(shape)).astype(np.float32))
+
+
+def test_freq_mixstyle_agrees_with_a_loop_over_examples_and_bands() -> None:
+    x = _bands(5, 2, 4, 30)
+    mixstyle = FreqMixStyle(torch.tensor([3, 0, 2, 4, 1]), torch.tensor([0.0, 0.25, 0.5, 0.9, 1.0]))
+    values, expected = x.numpy().astype(np.float64), np.empty(x.shape)
+    for b, (other, own) in enumerate(
+        zip(mixstyle.partner.tolist(), mixstyle.weight.tolist(), strict=True)
+    ):
+        for band in range(4):
+            a, c = values[b, :, band], values[other, :, band]
+            mean = own * np.mean(a) + (1 - own) * np.mean(c)
+            deviation = own * np.std(a) + (1 - own) * np.std(c)
+            expected[b, :, band] = (a - np.mean(a)) / np.std(a) * deviation + mean
+    np.testing.assert_allclose(apply_freq_mixstyle(x, mixstyle).numpy(), expected, atol=1e-4)
+
+
+def test_freq_mixstyle_keeps_all_or_nothing_of_an_examples_own_style() -> None:
+    x = _bands(4, 1, 6, 50)
+    partner = torch.tensor([1, 2, 3, 0])
+    same = apply_freq_mixstyle(x, FreqMixStyle(partner, torch.ones(4)))
+    torch.testing.assert_close(same, x)
+    other = apply_freq_mixstyle(x, FreqMixStyle(partner, torch.zeros(4)))
+    torch.testing.assert_close(other.mean((1, 3)), x[partner].mean((1, 3)))
+    torch.testing.assert_close(other.std((1, 3)), x[partner].std((1, 3)), rtol=1e-4, atol=0)
+    # What happens in a band stays: only its level and its spread are another's.
+    rows = zip(other.view(-1, 50).numpy(), x.view(-1, 50).numpy(), strict=True)
+    assert min(np.corrcoef(a, b)[0, 1] for a, b in rows) > 1 - 1e-6
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 3, 1), (2, 2, 3, 20)])
+def test_a_flat_band_takes_the_mean_and_no_noise(shape: tuple[int, ...]) -> None:
+    """Silence has no deviation to divide by; nor has a single frame."""
+    x = torch.full(shape, -5.0)
+    x[1] = _bands(*shape)[1]
+    found = apply_freq_mixstyle(x, FreqMixStyle(torch.tensor([1, 0]), torch.tensor([0.25, 1.0])))
+    mean = 0.25 * -5.0 + 0.75 * x[1].mean((0, 2), keepdim=True)
+    torch.testing.assert_close(found[0], mean.expand(shape[1:]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(found[1], x[1])
+
+
+def test_draws_of_freq_mixstyle_are_permutations_and_beta_weights() -> None:
+    mixstyle = draw_freq_mixstyle(4000, 1.0, 0.3, np.random.default_rng(3))
+    assert mixstyle is not None
+    assert sorted(mixstyle.partner.tolist()) == list(range(4000))
+    weight = mixstyle.weight
+    assert weight.dtype == torch.float32
+    assert 0 <= float(weight.min()) < 0.01
+    assert 0.99 < float(weight.max()) <= 1
+    # Mean and variance of Beta(a, a): 1/2 and 1 / (4 (2a + 1)).
+    assert float(weight.mean()) == pytest.approx(0.5, abs=0.025)
+    assert float(weight.var()) == pytest.approx(1 / (4 * 1.6), abs=0.01)
+    drawn = [draw_freq_mixstyle(2, 0.4, 0.3, np.random.default_rng(s)) for s in range(1000)]
+    assert sum(d is not None for d in drawn) / 1000 == pytest.approx(0.4, abs=0.05)
+    assert draw_freq_mixstyle(2, 0.0, 0.3, np.random.default_rng(0)) is None
 
 
 def test_the_same_generator_state_gives_the_same_draw() -> None:

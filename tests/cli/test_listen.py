@@ -18,19 +18,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from toy_onnx import RATE, toy_model
+from light_install import BLOCKED, COMMAND, without
+from toy_onnx import RATE, positive
 
 from stapes.cli import main
-from stapes.errors import TRAINING_PACKAGES
 from stapes.runtime import load
 
-BLOCKED = TRAINING_PACKAGES - {"pydantic", "rich"}  # typer itself may bring these two
-CODE = f"""\
-import sys; sys.modules.update(dict.fromkeys({sorted(BLOCKED)!r}))
-from stapes.cli import main; sys.argv[0] = 'stapes'; main()
-"""
 HALF = RATE // 2  # a window
-HIGH, LOW = 1 / (1 + np.exp(-4)), 1 / (1 + np.exp(2))  # P("positive") at 0.5 and at -0.25
+HIGH, LOW = positive(0.5), positive(-0.25)
 
 
 # A Python that has none of the training packages.
@@ -38,7 +33,7 @@ def start(
     *arguments: object, env: dict[str, str] | None = None, **streams: int
 ) -> subprocess.Popen:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    command = [sys.executable, "-c", CODE, "listen", *map(str, arguments)]
+    command = [sys.executable, "-c", without(BLOCKED) + COMMAND, "listen", *map(str, arguments)]
     env = {name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(command, env=env, **{**pipes, **streams})
 
@@ -66,10 +61,8 @@ def sound(*levels: float) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    path.write_bytes(toy_model())
-    return path
+def model(toy_onnx_file: Path) -> Path:
+    return toy_onnx_file
 
 
 @pytest.fixture(scope="module")

@@ -13,20 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from toy_onnx import RATE, toy_model
+from light_install import BLOCKED, COMMAND, without
+from toy_onnx import RATE, positive
 
 from stapes.errors import TRAINING_PACKAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-# typer itself may bring these two.
-BLOCKED = TRAINING_PACKAGES - {"pydantic", "rich"}
-LIGHT = "import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
-COMMAND = "from stapes.cli import main; sys.argv[0] = 'stapes'; main()\n"
 
 
 def run(*arguments: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
     """The command in a Python that has none of the training packages."""
-    return python(LIGHT.format(blocked=sorted(BLOCKED)) + COMMAND, *arguments, stdin=stdin)
+    return python(without(BLOCKED) + COMMAND, *arguments, stdin=stdin)
 
 
 def python(
@@ -39,10 +36,8 @@ def python(
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    path.write_bytes(toy_model())
-    return path
+def model(toy_onnx_file: Path) -> Path:
+    return toy_onnx_file
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +49,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-HIGH, LOW = 1 / (1 + np.exp(-4)), 1 / (1 + np.exp(2))  # P("positive") of the two halves
+HIGH, LOW = positive(0.5), positive(-0.25)  # of the two halves
 
 
 def test_an_exported_model_answers_in_every_format(model: Path, clip: Path) -> None:
@@ -136,7 +131,7 @@ def test_predicting_imports_nothing_heavy(model: Path, clip: Path) -> None:
 
 def test_the_library_needs_no_typer_either(model: Path, clip: Path) -> None:
     code = (
-        LIGHT.format(blocked=[*sorted(TRAINING_PACKAGES), "typer", "click"])
+        without([*TRAINING_PACKAGES, "typer", "click"])
         + "import stapes\nprint(stapes.load(sys.argv[1]).classify(sys.argv[2]).label)\n"
         "import stapes.runtime\nprint(*stapes.runtime.load(sys.argv[1]).labels)\n"
         "print(stapes.Prediction, stapes.Event, stapes.StapesError)"
@@ -176,7 +171,7 @@ def test_a_trained_model_says_what_to_install(clip: Path) -> None:
 
 
 def test_the_library_says_what_to_install() -> None:
-    code = LIGHT.format(blocked=sorted(TRAINING_PACKAGES)) + (
+    code = without(TRAINING_PACKAGES) + (
         "import stapes\n"
         "for name in ('train', 'Classifier', 'load_bundle'):\n"
         "    try:\n        getattr(stapes, name)\n"

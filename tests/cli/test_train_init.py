@@ -73,7 +73,7 @@ def test_another_recipe_says_how_to_train(model: Path, claps: Path, tmp_path: Pa
     [
         (["--init", "gone"], ["gone: cannot read this model file"]),
         (["--init", "{model}", "--weights", "w"], ["--weights and --init", "only one"]),
-        (["--init", "{model}", "--set", "model.rho=3"], ["model.rho=3", "without --init"]),
+        (["--init", "{model}", "--set", "model.rho=3"], ["model.rho=3", "--init none"]),
         (["--init", "{model}", "--set", "features.name=log_mel"], ["features.name=log_mel"]),
         (["--init", "{manifest}"], ["manifest.csv", "not a stapes model file"]),
         (["--set", "initialization.blocks=2"], ["file and blocks go with", "weights need none"]),

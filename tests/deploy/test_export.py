@@ -16,14 +16,12 @@ from toy_run import LABELS, noise_of, toy_bundle, toy_run
 import stapes
 from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.deploy import export as exporting
-from stapes.deploy.c99.compiled import c_compiler
+from stapes.deploy.c99.compiled import CompiledClassifier, can_compile
 from stapes.deploy.export import export
 from stapes.errors import AudioError, ConfigError, ModelFileError, StapesError
 from stapes.models import create_model
 
-needs_compiler = pytest.mark.skipif(
-    c_compiler() is None or shutil.which("make") is None, reason="needs a C compiler and make"
-)
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="needs a C compiler and make")
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +120,29 @@ def test_c_that_disagrees_is_not_written(
 ) -> None:
     monkeypatch.setattr(exporting, "write_c", _other_network(exporting.write_c))
     with pytest.raises(StapesError, match="not written"):
-        export(run, "c", tmp_path / "c")
+        export(run, "c", tmp_path / "new" / "c")
     assert _files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("missing", ["make", "compiler"])
+def test_c_is_written_unchecked_where_it_cannot_be_compiled(
+    run: Path, tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+
+    def without(name: str) -> str | None:
+        return None if (name == "make") == (missing == "make") else which(name)
+
+    monkeypatch.setattr(shutil, "which", without)
+    assert not can_compile()
+    made = exporting.export_c(
+        load_bundle(run), tmp_path / "c", "float32", noise_of(0)[None], np.ones((1, 3)), "a clip"
+    )
+    assert made.agreement is None
+    assert made.replayed.startswith("nothing: C cannot be compiled here")
+    assert {"stapes.h", "model.c", "Makefile", "main.c"} <= _files(made.path)
+    with pytest.raises(StapesError, match="install make, and gcc or clang"):
+        CompiledClassifier(made.path, LABELS, stapes.load(run).audio, 1)
 
 
 def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:

@@ -7,19 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+from toy_classifier import ToyClassifier
 from toy_run import noise_of, toy_run
 
 from stapes.bundle import load_bundle, save_bundle
+from stapes.data import Clip
 from stapes.deploy import parity as module
-from stapes.deploy.c99.compiled import c_compiler
+from stapes.deploy.c99.compiled import can_compile
 from stapes.deploy.export import in_eight_bits
 from stapes.deploy.parity import parity
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.runtime import OnnxClassifier
 
-needs_compiler = pytest.mark.skipif(
-    c_compiler() is None or shutil.which("make") is None, reason="needs a C compiler and make"
-)
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="needs a C compiler and make")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,53 @@ def test_a_wrong_way_is_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert rows["C float32"].difference < 1e-4  # type: ignore[operator]
 
 
+def test_what_cannot_be_read_or_compiled_is_left_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "make" else which(name))
+    monkeypatch.setattr(module, "_REPEATS", 1)
+    asked: list[Clip] = []
+    monkeypatch.setattr(
+        module, "_memory", lambda ways, clip: asked.append(clip) or dict.fromkeys(module._ORDER)
+    )
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    lines = [f"{broken},low", f"{run.parent / '0.wav'},low", f"{run.parent / '1.wav'},high"]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["path,label", *lines]), encoding="utf-8")
+    found = parity(run, manifest)
+    assert (found.n_clips, found.n_models) == (2, 1)
+    assert [row.name for row in found.rows if "C" in row.name.split()] == []
+    assert len(found.rows) == 5
+    compiler, unread = found.notes
+    assert "no make" in compiler
+    assert unread.startswith(f"Left out: {broken}: ")
+    assert [clip.path.name for clip in asked] == ["0.wav"]
+    manifest.write_text("\n".join(["path,label", lines[0]]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"can answer none of the recordings: .*broken\.wav"):
+        parity(run, manifest)
+
+
+def test_only_a_clip_s_segment_is_streamed(tmp_path: Path) -> None:
+    heard = []
+
+    class Listening(ToyClassifier):
+        def probabilities(self, windows: np.ndarray) -> np.ndarray:
+            heard.append(windows)
+            return super().probabilities(windows)
+
+    levels = np.repeat(np.array([0.1, 0.2, 0.3, 0.4], np.float32), 1000)
+    soundfile.write(tmp_path / "steps.wav", levels, 1000, subtype="FLOAT")
+    clips = [
+        Clip(tmp_path / "steps.wav", "low", start=1.0, end=2.0),
+        Clip(tmp_path / "steps.wav", "low", start=3.0),
+    ]
+    assert module._stream_difference(Listening(rate=1000, window=0.4), clips) < 1e-6
+    whole = np.unique(np.concatenate(heard)[..., 50:350])  # zeros pad the end
+    np.testing.assert_array_equal(whole[whole > 0], np.array([0.2, 0.4], np.float32))
+
+
 def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone.safetensors"
     shutil.copy(run / "model.safetensors", alone)
@@ -87,6 +135,10 @@ def test_bad_input_is_one_sentence(run: Path, tmp_path: Path) -> None:
         parity(run, int8=run, limit=1)
     with pytest.raises(ConfigError, match="--int8"):
         parity(alone, run.parent / "run" / "1" / "seed-0" / "test.csv")
+    other = tmp_path / "other.csv"
+    other.write_text(f"path,label\n{run.parent / '0.wav'},thunder\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"label\(s\) thunder; it knows low, high, other"):
+        parity(run, other)
     eight = in_eight_bits(load_bundle(run), np.stack([noise_of(i) for i in range(8)]))
     save_bundle(eight, alone)
     with pytest.raises(ConfigError, match="int8 already"):

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from stapes.deploy.recordings import (
+    calibration_windows,
     clip_windows,
     clips_of_run,
     made_up_windows,
@@ -86,6 +87,16 @@ def test_windows_of_named_recordings(run: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(StapesError, match="no recordings found"):
         recording_windows([folder / "empty"], AUDIO, 5)
+
+
+def test_windows_for_calibration_are_given_ones_or_those_of_training(run: Path) -> None:
+    found = calibration_windows(run / "1" / "seed-0", AUDIO)
+    assert found is not None
+    np.testing.assert_allclose(found[:, 0, 0], [0.2, 0.3], atol=1e-7)
+    given = calibration_windows(run / "1" / "seed-0", AUDIO, [run.parent / "1.wav"])
+    assert given is not None
+    np.testing.assert_allclose(given[:, 0, 0], [0.1, 0.1], atol=1e-7)
+    assert calibration_windows(run.parent / "model.safetensors", AUDIO) is None
 
 
 def test_made_up_windows_are_finite_and_their_channels_differ() -> None:

@@ -37,6 +37,11 @@ def toy_model(*, channels: int = 1, header: dict[str, Any] | None = None, **audi
     return seal(model.SerializeToString())
 
 
+def positive(mean: float) -> float:
+    """P("positive") of a window with this mean sample."""
+    return 1 / (1 + float(np.exp(-8 * mean)))
+
+
 def toy_graph(channels: int = 1) -> onnx.ModelProto:
     """The same without metadata: what any other program might have written."""
     nodes = [

@@ -30,6 +30,7 @@ attacks stay sharp and within 4 ms of their place. At several times the length, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 import torch
+
+from stapes.augment.impulse import ImpulseResponse
 
 __all__ = ["WaveformChange", "change_waveform", "draw_waveform_changes"]
 
@@ -54,15 +57,17 @@ _TINY = np.float32(1e-30)  # keeps silence from dividing by zero
 
 @dataclass(frozen=True)
 class WaveformChange:
-    """Another pitch and pace.
+    """Another pitch and pace, then another device.
 
     Attributes:
         semitones: positive is higher.
         speed: above 1 is faster, so shorter.
+        response: of the device; none: the one that it was recorded with.
     """
 
     semitones: float
     speed: float
+    response: ImpulseResponse | None = None
 
 
 def draw_waveform_changes(
@@ -70,21 +75,33 @@ def draw_waveform_changes(
     pitch_semitones: float,
     time_stretch: tuple[float, float],
     rng: np.random.Generator,
+    responses: Sequence[ImpulseResponse] = (),
+    response_probability: float = 1.0,
 ) -> list[WaveformChange]:
-    """Independent changes, uniform in semitones and in speed.
+    """Independent changes, uniform in semitones, in speed and over the responses.
 
     Args:
         n: how many.
         pitch_semitones: largest shift either way.
         time_stretch: lowest and highest speed.
-        rng: what draws; always the same number of values.
+        rng: what draws; always the same number of values, and none for no responses.
+        responses: of devices to choose from.
+        response_probability: of another device at all, in [0, 1].
 
     >>> draw_waveform_changes(1, 0.0, (1.0, 1.0), np.random.default_rng(0))
-    [WaveformChange(semitones=0.0, speed=1.0)]
+    [WaveformChange(semitones=0.0, speed=1.0, response=None)]
     """
     semitones = rng.uniform(-1.0, 1.0, n) * pitch_semitones
     speeds = rng.uniform(*time_stretch, n)
-    return [WaveformChange(float(s), float(v)) for s, v in zip(semitones, speeds, strict=True)]
+    devices: list[ImpulseResponse | None] = [None] * n
+    if responses:
+        chosen = rng.integers(len(responses), size=n)
+        other = rng.random(n) < response_probability
+        devices = [responses[i] if on else None for i, on in zip(chosen, other, strict=True)]
+    return [
+        WaveformChange(float(s), float(v), device)
+        for s, v, device in zip(semitones, speeds, devices, strict=True)
+    ]
 
 
 def change_waveform(

@@ -17,6 +17,7 @@ from stapes.cli import (
     export,
     inspect,
     listen,
+    models,
     parity,
     predict,
     quantize,
@@ -69,6 +70,7 @@ app.command("explain")(explain.explain)
 app.command("inspect")(inspect.inspect)
 app.command("shrink")(shrink.shrink)
 app.command("reproduce")(reproduce.reproduce)
+app.command("models")(models.models)
 app.command("recipes")(recipes.recipes)
 app.command("cache")(cache.cache)
 app.add_typer(data.app, name="data")

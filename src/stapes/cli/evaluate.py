@@ -16,7 +16,7 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model file, run folder or shipped model.")],
     data: Annotated[
         Path, typer.Argument(help="Labelled recordings: folder, manifest or known corpus.")
     ],

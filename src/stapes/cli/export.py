@@ -14,7 +14,7 @@ __all__ = ["export"]
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model file, run folder or shipped model.")],
     to: Annotated[
         Literal["onnx", "c"],
         typer.Option(help="onnx: one file, waveform to probabilities; c: a folder of C99."),

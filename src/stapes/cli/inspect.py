@@ -6,20 +6,22 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from stapes.cli.terminal import interval_text, print_table
-
-if TYPE_CHECKING:
-    from stapes.evaluation.report import ModelSummary
+from stapes.cli.terminal import (
+    interval_text,
+    millions_text,
+    print_table,
+    receptive_field_text,
+)
 
 __all__ = ["inspect"]
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="Model file or run folder.")],
+    model: Annotated[Path, typer.Argument(help="Model file, run folder or shipped model.")],
     layers: Annotated[bool, typer.Option("--layers", help="And what each layer costs.")] = False,
     format: Annotated[Literal["text", "json"], typer.Option(help="Of the result.")] = "text",
 ) -> None:
@@ -29,6 +31,7 @@ def inspect(
     since 2022 zeros count too, as parameters and in the arithmetic.
     """
     from stapes.bundle import load_bundle
+    from stapes.catalogue import find_model
     from stapes.config import to_toml
     from stapes.evaluation.describe import describe_layers, describe_model
     from stapes.models.registry import network_settings
@@ -36,7 +39,8 @@ def inspect(
     bundle = load_bundle(model)
     summary = describe_model(bundle)
     each = describe_layers(bundle) if layers else ()
-    file = model / "model.safetensors" if model.is_dir() else model
+    file = find_model(model, "safetensors")
+    file = file / "model.safetensors" if file.is_dir() else file
     n_bytes = file.stat().st_size
     if format == "json":
         tree = {
@@ -65,33 +69,18 @@ def inspect(
         f"bytes, sparse    {summary.bytes_float32_sparse:,} float32, "
         f"{summary.bytes_float16_sparse:,} float16, {summary.bytes_int8_sparse:,} int8 "
         "(zeros as bits where that is smaller)",
-        f"arithmetic       {_millions(summary.macs_per_second)} million multiply-accumulates per "
-        "second of audio (rule since 2022: those with zeros count), "
-        f"{_millions(summary.nonzero_macs_per_second)} million without zeros",
+        f"arithmetic       {millions_text(summary.macs_per_second)} million multiply-accumulates "
+        "per second of audio (rule since 2022: those with zeros count), "
+        f"{millions_text(summary.nonzero_macs_per_second)} million without zeros",
         f"activations      {summary.peak_activation_bytes:,} bytes at the peak, for one window "
         "in float32",
-        f"receptive field  {_field(summary)}",
+        f"receptive field  {receptive_field_text(summary)}",
         *_origin(bundle.metadata),
     ]
     sys.stdout.write("\n".join(lines) + "\n\n")
     if each:
         _print_layers(each)
     sys.stdout.write(to_toml(bundle.recipe))
-
-
-def _field(summary: ModelSummary) -> str:
-    if summary.receptive_field_bins is None:
-        return "unknown: not that of convolutions and pooling alone"
-    low, high = summary.receptive_field_hz or (0.0, 0.0)
-    gates = ", and the whole window by its gates" if summary.global_context else ""
-    return (
-        f"{summary.receptive_field_bins} bins ({low:.0f} to {high:.0f} Hz in the middle) x "
-        f"{summary.receptive_field_frames} frames ({summary.receptive_field_seconds:.2f} s){gates}"
-    )
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:,.1f}" if count >= 1e6 else f"{count / 1e6:.3g}"
 
 
 def _origin(facts: dict[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 
-from stapes.cli.options import check_hop, check_release
+from stapes.cli.options import Release, Smoothing, check_hop, check_release
 from stapes.cli.rows import Format, row_writer
 from stapes.cli.terminal import Terminal
 
@@ -31,7 +31,8 @@ _MICROPHONE = "microphone"
 
 def listen(
     model: Annotated[
-        Path, typer.Argument(help="Model file, exported model (.onnx) or run folder.")
+        Path,
+        typer.Argument(help="Shipped model, model file, exported model (.onnx) or run folder."),
     ],
     source: Annotated[
         str,
@@ -46,11 +47,8 @@ def listen(
     threshold: Annotated[
         float, typer.Option(help="Least probability with which an event begins.", min=0, max=1)
     ] = 0.0,
-    release: Annotated[
-        float | None,
-        typer.Option(help="An event goes on down to this probability [threshold].", min=0, max=1),
-    ] = None,
-    smoothing: Annotated[int, typer.Option(help="Windows that are averaged.", min=1)] = 1,
+    release: Release = None,
+    smoothing: Smoothing = 1,
     every_hop: Annotated[
         bool, typer.Option("--every-hop", help="A row for every window instead of events.")
     ] = False,

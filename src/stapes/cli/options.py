@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["Device", "Overrides", "Teachers", "Threads", "Workers", "check_hop", "check_release"]
+__all__ = [
+    "Device",
+    "Overrides",
+    "Release",
+    "Smoothing",
+    "Teachers",
+    "Threads",
+    "Workers",
+    "check_hop",
+    "check_release",
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -27,6 +37,13 @@ Workers = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the network's arithmetic [all cores].", min=1)
+]
+Release = Annotated[
+    float | None,
+    typer.Option(help="An event goes on down to this probability [threshold].", min=0, max=1),
+]
+Smoothing = Annotated[
+    int, typer.Option(help="Windows of a timeline or stream that are averaged.", min=1)
 ]
 
 

@@ -9,7 +9,7 @@ from typing import IO, Annotated, Any
 
 import typer
 
-from stapes.cli.options import check_hop, check_release
+from stapes.cli.options import Release, Smoothing, check_hop, check_release
 from stapes.cli.rows import Format, row_writer
 from stapes.cli.terminal import Terminal
 
@@ -18,7 +18,8 @@ __all__ = ["predict"]
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="Model file, exported model (.onnx) or run folder.")
+        Path,
+        typer.Argument(help="Shipped model, model file, exported model (.onnx) or run folder."),
     ],
     inputs: Annotated[
         list[str],
@@ -36,13 +37,8 @@ def predict(
     threshold: Annotated[
         float, typer.Option(help="Least probability of a timeline's event.", min=0, max=1)
     ] = 0.0,
-    release: Annotated[
-        float | None,
-        typer.Option(help="A timeline's event goes on down to here [threshold].", min=0, max=1),
-    ] = None,
-    smoothing: Annotated[
-        int, typer.Option(help="Windows of a timeline that are averaged.", min=1)
-    ] = 1,
+    release: Release = None,
+    smoothing: Smoothing = 1,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write here instead of standard output.")
     ] = None,

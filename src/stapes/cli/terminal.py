@@ -8,7 +8,13 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Terminal", "interval_text", "print_table"]
+__all__ = [
+    "Terminal",
+    "interval_text",
+    "millions_text",
+    "print_table",
+    "receptive_field_text",
+]
 
 _LOG_SECONDS = 5.0
 
@@ -135,3 +141,20 @@ def interval_text(interval: Any, *, percent: bool = True) -> str:
     if percent:
         return str(interval.percent())
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def millions_text(count: float) -> str:
+    """A count in millions, such as ``12.3`` or ``0.0456``."""
+    return f"{count / 1e6:,.1f}" if count >= 1e6 else f"{count / 1e6:.3g}"
+
+
+def receptive_field_text(summary: Any) -> str:
+    """The receptive field of a :class:`stapes.evaluation.report.ModelSummary` in words."""
+    if summary.receptive_field_bins is None:
+        return "unknown: not that of convolutions and pooling alone"
+    low, high = summary.receptive_field_hz or (0.0, 0.0)
+    gates = ", and the whole window by its gates" if summary.global_context else ""
+    return (
+        f"{summary.receptive_field_bins} bins ({low:.0f} to {high:.0f} Hz in the middle) x "
+        f"{summary.receptive_field_frames} frames ({summary.receptive_field_seconds:.2f} s){gates}"
+    )

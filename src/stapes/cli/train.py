@@ -46,10 +46,11 @@ def train(
         ),
     ] = None,
     init: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Model file or run folder to start from, for the same labels or others; its "
-            "audio, features and network come with it."
+            help="Model file, run folder or shipped model ('stapes models') to start from, for the "
+            "same labels or others; its audio, features and network come with it. none: random "
+            "weights [few recordings and no --recipe: the nearest shipped model]."
         ),
     ] = None,
     teachers: Teachers = None,
@@ -118,7 +119,7 @@ def train(
         torch.set_num_threads(threads)
     command = "stapes " + shlex.join(sys.argv[1:])
     settings = list(overrides or [])
-    if weights is not None and init is not None:
+    if weights is not None and init not in (None, "none"):
         raise ConfigError("--weights and --init: training starts from one of them; give only one.")
     if weights is not None:
         settings += [
@@ -130,7 +131,7 @@ def train(
             data,
             recipe=recipe,
             overrides=settings,
-            init=init,
+            init="auto" if init is None else init,
             teachers=teachers or (),
             out=out,
             corpus=corpus,

@@ -8,7 +8,14 @@ repeated without the data's help.
 
 from __future__ import annotations
 
-from stapes.config.reading import load_recipe, parse_recipe, recipe_names, recipe_source, to_toml
+from stapes.config.reading import (
+    load_recipe,
+    override_recipe,
+    parse_recipe,
+    recipe_names,
+    recipe_source,
+    to_toml,
+)
 from stapes.config.resolving import resolve
 from stapes.config.schema import (
     KINDS,
@@ -46,6 +53,7 @@ __all__ = [
     "TimmConfig",
     "TrainingConfig",
     "load_recipe",
+    "override_recipe",
     "parse_recipe",
     "recipe_names",
     "recipe_source",

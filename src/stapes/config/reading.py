@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from stapes.config.schema import KINDS, Recipe, Strict
 from stapes.errors import ConfigError, UnknownNameError
 
-__all__ = ["load_recipe", "parse_recipe", "recipe_names", "recipe_source", "to_toml"]
+__all__ = [
+    "load_recipe",
+    "override_recipe",
+    "parse_recipe",
+    "recipe_names",
+    "recipe_source",
+    "to_toml",
+]
 
 
 def recipe_names() -> list[str]:
@@ -66,6 +73,18 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return parse_recipe(tree, text)
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A recipe with ``section.field=value`` overrides, as :func:`load_recipe` takes them.
+
+    Raises:
+        ConfigError: unknown field, value out of range.
+    """
+    tree = recipe.model_dump()
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, recipe.name)
+
+
 def parse_recipe(tree: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """Validate a recipe that is already a mapping (from TOML or a model file's header).
 
@@ -83,7 +102,7 @@ def _none_words_to_none(tree: Any) -> Any:
     nullable = {
         "hop_seconds", "win_length", "f_max", "mel_norm", "top_db", "damping", "decay_end_epoch",
         "gradient_clip", "early_stopping_epochs", "decomposition", "keep", "keep_parameters",
-        "file", "sha256", "blocks",
+        "file", "sha256", "blocks", "impulse_responses", "impulse_responses_sha256",
     }  # fmt: skip
     if isinstance(tree, Mapping):
         return {

@@ -216,8 +216,20 @@ class AugmentConfig(Strict):
     time_stretch: tuple[
         Annotated[float, Field(ge=0.25, le=4)], Annotated[float, Field(ge=0.25, le=4)]
     ] = Field((1.0, 1.0), description="range of a variant's speed; above 1 is faster")
+    impulse_responses: Annotated[str, Field(min_length=1)] | None = Field(
+        None,
+        description="impulse responses of devices, a folder or an audio file; a variant is "
+        "convolved with one of them",
+    )
+    impulse_response_probability: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="part of the variants that are convolved with an impulse response"
+    )
+    impulse_responses_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="what the impulse responses must have; filled in by training"
+    )
     waveform_variants: Annotated[int, Field(ge=0, le=100)] = Field(
-        0, description="variants of each training recording with other pitch and speed, cached"
+        0,
+        description="variants of each training recording with other pitch, speed or device, cached",
     )
     variants_per_epoch: Literal["one", "all"] = Field(
         "one", description="of a recording and its variants one at random, or each of them"
@@ -225,6 +237,14 @@ class AugmentConfig(Strict):
 
     mixup_alpha: Annotated[float, Field(ge=0)] = Field(
         0.3, description="Beta(alpha, alpha) of mixup, the larger part kept; 0: off"
+    )
+    freq_mixstyle_probability: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="part of the batches whose examples trade each band's mean and deviation, so "
+        "other devices (Freq-MixStyle); 0: off",
+    )
+    freq_mixstyle_alpha: Annotated[float, Field(gt=0)] = Field(
+        0.3, description="Beta(alpha, alpha) of how much of each example's own statistics is left"
     )
     time_roll_seconds: Annotated[float, Field(ge=0)] = Field(
         0.0, description="circular shift along time by up to this much either way"
@@ -260,10 +280,15 @@ class AugmentConfig(Strict):
     def _variants_differ(self) -> AugmentConfig:
         if self.time_stretch[0] > self.time_stretch[1]:
             raise ValueError("time_stretch must be the lower speed, then the higher one")
-        changes = self.pitch_semitones > 0 or self.time_stretch != (1.0, 1.0)
+        changes = (
+            self.pitch_semitones > 0
+            or self.time_stretch != (1.0, 1.0)
+            or self.impulse_responses is not None
+        )
         if changes != (self.waveform_variants > 0):
             raise ValueError(
-                "waveform_variants goes with pitch_semitones or time_stretch: give both, or neither"
+                "waveform_variants goes with pitch_semitones, time_stretch or impulse_responses: "
+                "give both, or neither"
             )
         return self
 

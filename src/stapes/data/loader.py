@@ -2,7 +2,7 @@
 
 Decoding, windowing and the front end run once per recording and setting; training then reads
 half-precision features from memory-mapped files. Variants of a recording, with other pitch and
-pace, are kept in the same way, so that an epoch costs no audio work.
+pace or of another device, are kept in the same way, so that an epoch costs no audio work.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stapes.audio import cut_recording, fit_length, in_batches, iter_windows, stream
-from stapes.augment import WaveformChange, change_waveform, draw_waveform_changes
+from stapes.augment import WaveformChange, change_waveform, convolve, draw_waveform_changes
 from stapes.config import AudioConfig, AugmentConfig
+from stapes.data.impulse_responses import ImpulseResponses, read_impulse_responses
 from stapes.data.manifest import Clip
 from stapes.data.scan import Scan, usable_cores
 from stapes.features import FeatureCache, FrontEnd
@@ -34,6 +35,10 @@ _BATCH = 16  # windows at once
 _BLOCK_SECONDS = 30.0
 # Part of every variant's key: to be counted up when variants are computed in another way.
 _METHOD = 1
+# The same for the part that is convolved.
+_CONVOLUTION_METHOD = 1
+
+_UNCHANGED = WaveformChange(semitones=0.0, speed=1.0)
 
 Samples = NDArray[np.float32]
 
@@ -73,6 +78,7 @@ class FeatureStore:
         self._cache = FeatureCache(cache, settings)
         self._keys = [scan.digest for scan in scans]
         self._arrays: dict[str, NDArray[np.float16]] = {}
+        self._responses: dict[tuple[str | None, str | None], ImpulseResponses] = {}
         self._workers: int | None = None
 
     def prepare(
@@ -96,6 +102,7 @@ class FeatureStore:
 
         Raises:
             AudioError: a clip could not be read.
+            ConfigError: the variants' impulse responses could not be read, or are others.
             StapesError: the cache's disk is full.
         """
         wanted: dict[str, tuple[int, WaveformChange | None]] = {}
@@ -113,18 +120,25 @@ class FeatureStore:
         return self._read(self._keys[index], index, None)
 
     def variant(self, index: int, number: int, augment: AugmentConfig) -> NDArray[np.float16]:
-        """The windows of one clip at another pitch and pace, (W, C, F, T).
+        """The windows of one clip at another pitch and pace, of another device, (W, C, F, T).
 
         They are as many as those of :meth:`windows`, and each has its middle at the same moment
         of the recording. Played faster, a window begins earlier and ends later in the recording,
         as far as that reaches; what is short then is padded or repeated as in a recording that is
-        too short. Played slower, it loses both ends.
+        too short. Played slower, it loses both ends. The device is the last to change the sound:
+        its impulse response is not moved in pitch, and reaches over the ends of windows as in a
+        recording convolved as a whole.
 
         Args:
             index: of the clip.
-            number: 1 or more. Its pitch and pace are a function of what the clip holds, of this
-                number and of the two ranges, and of nothing else: all runs share a variant.
-            augment: the ranges.
+            number: 1 or more. Its pitch, pace and device are a function of what the clip holds, of
+                this number, of the two ranges and of the impulse responses with their probability,
+                and of nothing else: all runs share a variant.
+            augment: the ranges and the impulse responses.
+
+        Raises:
+            ConfigError: the impulse responses could not be read, or are others than the recipe
+                says.
         """
         key, change = self._drawn(index, number, augment)
         return self._read(key, index, change)
@@ -153,14 +167,31 @@ class FeatureStore:
         for index in indices:
             yield from self.windows(int(index))
 
-    def _drawn(self, index: int, number: int, augment: AugmentConfig) -> tuple[str, WaveformChange]:
-        """Where a variant is kept, and what it is."""
+    def _drawn(
+        self, index: int, number: int, augment: AugmentConfig
+    ) -> tuple[str, WaveformChange | None]:
+        """Where a variant is kept, and what it is; none: the recording as it is."""
         digest = self._keys[index]
         ranges = (augment.pitch_semitones, augment.time_stretch)
-        drawn = hashlib.sha256(json.dumps([_METHOD, digest, number, *ranges]).encode())
+        decisive: list[Any] = [_METHOD, digest, number, *ranges]
+        devices: dict[str, Any] = {}
+        if augment.impulse_responses is not None:  # else keys stay what they were without any
+            found = self._impulse_responses(augment)
+            probability = augment.impulse_response_probability
+            decisive += [_CONVOLUTION_METHOD, found.sha256, probability]
+            devices = {"responses": found.responses, "response_probability": probability}
+        drawn = hashlib.sha256(json.dumps(decisive).encode())
         rng = np.random.default_rng(int.from_bytes(drawn.digest(), "little"))
-        (change,) = draw_waveform_changes(1, *ranges, rng)
+        (change,) = draw_waveform_changes(1, *ranges, rng, **devices)
+        if change == _UNCHANGED:
+            return digest, None
         return f"{digest}-{drawn.hexdigest()[:32]}", change
+
+    def _impulse_responses(self, augment: AugmentConfig) -> ImpulseResponses:
+        named = (augment.impulse_responses, augment.impulse_responses_sha256)
+        if named not in self._responses:
+            self._responses[named] = read_impulse_responses(augment, self.sample_rate)
+        return self._responses[named]
 
     def _read(self, key: str, index: int, change: WaveformChange | None) -> NDArray[np.float16]:
         array = self._arrays.get(key)
@@ -226,18 +257,30 @@ class FeatureStore:
     def _changed_windows(self, clip: Clip, change: WaveformChange) -> Iterator[tuple[int, Samples]]:
         """The windows of a variant: their numbers, and (C, window)."""
         needed = math.ceil(self.window * change.speed)  # samples that become one window
-        context = max(0, needed - self.window)
+        # What the impulse response reaches of the sound around them: its taps behind its peak
+        # bring what was before.
+        before = after = 0
+        if change.response is not None:
+            before = math.ceil(change.response.after * change.speed)
+            after = math.ceil(change.response.before * change.speed)
+        context = max(0, needed - self.window) + max(before, after)
         for number, (around, start) in enumerate(self._surroundings(clip, context)):
             length = around.shape[1]
             taken = min(needed, length)
             middle = start + min(self.window, length - start) / 2
             first = min(max(0, round(middle - taken / 2)), length - taken)
+            begin, end = max(0, first - before), min(length, first + taken + after)
             changed = change_waveform(
-                around[:, first : first + taken],
+                around[:, begin:end],
                 self.sample_rate,
                 semitones=change.semitones,
                 speed=change.speed,
             )
+            if change.response is not None:
+                n_samples = round(taken / change.speed)
+                # Lengths are rounded one by one: never a sample too few for that.
+                skipped = min(round((first - begin) / change.speed), changed.shape[1] - n_samples)
+                changed = convolve(changed, change.response)[:, skipped : skipped + n_samples]
             yield number, fit_length(changed, self.window, shorter=self.audio.shorter)
 
     def _surroundings(self, clip: Clip, context: int) -> Iterator[tuple[Samples, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,11 @@ from torch import Tensor
 
 from stapes.bundle import Bundle, load_bundle
 from stapes.compression import quantize
-from stapes.deploy.c99.compiled import CompiledClassifier, c_compiler
+from stapes.deploy.c99.compiled import CompiledClassifier, can_compile
 from stapes.deploy.c99.folder import CExport, write_c
 from stapes.deploy.onnx import onnx_model
 from stapes.deploy.recordings import (
+    calibration_windows,
     clip_windows,
     clips_of_run,
     made_up_windows,
@@ -37,7 +37,6 @@ Target = Literal["onnx", "c"]
 ExportPrecision = Literal["float32", "int8"]
 
 _REPLAYED = 32  # windows
-_CALIBRATED = 128  # windows
 _BATCH = 16
 
 
@@ -85,8 +84,9 @@ def export(
             (float16 becomes float32).
         replay: recordings, or folders of them; none: the run's test clips, else made-up signals.
         calibrate: recordings for the ranges of int8; none: the run's training clips.
-        chunk: of C, columns of the spectrogram that the network takes at once: more is faster, and
-            takes more RAM; none: as many as keep the network's state within 512 KiB, 64 at most.
+        chunk: of C, columns of the spectrogram that the network takes at once, 1 to 4096: fewer
+            take less RAM and are slower; none: as many as it takes to be fast, some 1024 divided
+            by the spectrogram's bins.
 
     Raises:
         ModelFileError: a model file that cannot be used.
@@ -167,7 +167,7 @@ def export_c(
 ) -> Export:
     """Write a folder of C that gives the expected probabilities of some windows.
 
-    Without a C compiler here it is written unchecked, and ``replayed`` says so.
+    Without a C compiler and make here it is written unchecked, and ``replayed`` says so.
 
     Args:
         bundle, target, precision, windows, expected, replayed: as for :func:`export_onnx`.
@@ -177,18 +177,18 @@ def export_c(
         ConfigError: the network or front end cannot be exported.
         StapesError: other answers, or the folder cannot be written.
     """
-    with tempfile.TemporaryDirectory() as name:
-        trial = Path(name) / "c"
-        made = write_c(bundle, trial, chunk=chunk, measure=False)
-        agreement = None
-        if c_compiler() is None or shutil.which("make") is None:
-            replayed = "nothing: there is no C compiler here (make test in the folder where one is)"
-        else:
-            audio = bundle.audio
-            exported = CompiledClassifier(trial, bundle.labels, audio, made.ram)
-            agreement = compare(expected, exported.probabilities(windows))
-            refuse_disagreement(agreement, precision, "the compiled C", target)
-    made = write_c(bundle, target, chunk=chunk)
+    agreement = None
+
+    def replay(aside: CExport) -> None:
+        nonlocal agreement
+        exported = CompiledClassifier(aside.folder, bundle.labels, bundle.audio, aside.ram)
+        agreement = compare(expected, exported.probabilities(windows))
+        refuse_disagreement(agreement, precision, "the compiled C", target)
+
+    compiles = can_compile()
+    if not compiles:
+        replayed = "nothing: C cannot be compiled here (make test in the folder where it can)"
+    made = write_c(bundle, target, chunk=chunk, check=replay if compiles else None)
     return Export(target, precision, made.flash, agreement, replayed, made)
 
 
@@ -218,10 +218,7 @@ def _parts(windows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
 def _calibration(
     bundle: Bundle, model: str | Path, given: Sequence[str | Path]
 ) -> NDArray[np.float32]:
-    audio = bundle.audio
-    if given:
-        return recording_windows(given, audio, _CALIBRATED)
-    windows = clip_windows(clips_of_run(model).train, audio, _CALIBRATED)
+    windows = calibration_windows(model, bundle.audio, given)
     if windows is None:
         raise ConfigError(
             f"{model}: --precision int8 sets the ranges of numbers from recordings, and those of "

@@ -23,22 +23,23 @@ from numpy.typing import NDArray
 from stapes.audio import read
 from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.data import Clip, Dataset, load_dataset
-from stapes.deploy.c99.compiled import CompiledClassifier, c_compiler
+from stapes.deploy.c99.compiled import CompiledClassifier, can_compile
 from stapes.deploy.c99.folder import write_c
 from stapes.deploy.export import in_eight_bits
 from stapes.deploy.onnx import onnx_model
-from stapes.deploy.recordings import clip_windows, clips_of_run, spread
+from stapes.deploy.recordings import calibration_windows, clip_windows, clips_of_run, spread
 from stapes.deploy.replay import compare
-from stapes.errors import ConfigError, DataError, StapesError
+from stapes.errors import AudioError, ConfigError, DataError, StapesError
 from stapes.evaluation.ensemble import members_of_run
+from stapes.evaluation.evaluate import refuse_unknown_labels
 from stapes.evaluation.metrics import Interval, score
 from stapes.evaluation.predict import Classifier
 from stapes.inference.classifier import BaseClassifier
+from stapes.inference.settings import AudioSettings
 from stapes.runtime import OnnxClassifier
 
 __all__ = ["Parity", "ParityRow", "parity"]
 
-_CALIBRATED = 128  # windows
 _TIMED_WINDOWS = 8
 _REPEATS = 7
 _STREAMED_SECONDS = 60.0
@@ -93,7 +94,7 @@ class Parity:
         rows: in a fixed order.
         n_clips: clips that every way answered.
         n_models: networks (folds times seeds) behind the rows.
-        notes: what was left out, and why.
+        notes: what was left out, and why: ways, and clips that cannot be read.
     """
 
     rows: tuple[ParityRow, ...]
@@ -152,62 +153,47 @@ def parity(
     Raises:
         ModelFileError: a model file that cannot be used.
         ConfigError: a model that is int8 already, or that cannot be exported at all.
-        DataError: no test clips, or labels that the model does not know.
+        DataError: no test clips, none that can be read, or labels that the model does not know.
         StapesError: no models of folds and seeds.
     """
     pairs = _pairs(Path(model), None if int8 is None else Path(int8), data is not None)
     tally = _Tally()
     notes: list[str] = []
-    done = 0
+    unreadable: list[str] = []
+    costs: dict[str, _Cost] = {}
+    n_models = 0
     told = progress or (lambda stage, done, total: None)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         for number, (path, path8) in enumerate(pairs):
-            place = Path(name) / str(number)
+            place = Path(folder) / str(number)
             place.mkdir()
             bundle = load_bundle(path)
             if bundle.precision == "int8":
                 raise ConfigError(f"{path}: is int8 already; name the run it was made of.")
             clips = _clips(path, data, bundle, limit)
             ways = _ways(bundle, _int8_of(path, path8, bundle), place, notes)
-            groups = [f"{clip.group or clip.path}" for clip in clips]
-            targets = [bundle.labels.index(clip.label) for clip in clips]
-            tally.targets += targets
-            tally.groups += groups
+            answered = []
             for clip_number, clip in enumerate(clips):
-                tally.add(_answers(ways, clip))
-                done += 1
+                try:
+                    tally.add(clip, bundle.labels, _answers(ways, clip))
+                    answered.append(clip)
+                except AudioError as error:
+                    unreadable.append(str(error))
                 told("Answering", number + (clip_number + 1) / len(clips), len(pairs))
+            if not answered:
+                continue
+            n_models += 1
             light = ways["ONNX float32"].classifier
-            tally.widen("streaming", _stream_difference(light, clips))
-            if number == 0:
+            tally.widen("streaming", _stream_difference(light, answered))
+            if not costs:
                 told("Timing", 0, 1)
-                timed = _milliseconds(ways, clips)
-                sizes = {name: way.size for name, way in ways.items()}
-                sizes["streaming"] = sizes["ONNX float32"]
-                memory = _memory(ways, clips[0])
+                costs = _costs(ways, answered)
                 told("Timing", 1, 1)
-            labels = bundle.labels
-    rows = []
-    for name in _ORDER:
-        if name not in tally.clips:
-            continue
-        twin = _TWINS.get(name)
-        found = np.stack(tally.clips[name])
-        alike = None if twin is None else compare(np.stack(tally.clips[twin]), found)
-        rows.append(
-            ParityRow(
-                name=name,
-                twin=twin,
-                difference=None if twin is None else tally.difference[name],
-                decisions=None if alike is None else alike.decisions,
-                decisions_float=compare(np.stack(tally.clips["torch float32"]), found).decisions,
-                accuracy=score(found, tally.targets, tally.groups, labels).accuracy,
-                milliseconds=timed[name],
-                size=sizes[name],
-                ram=memory[name],
-            )
-        )
-    return Parity(tuple(rows), len(tally.targets), len(pairs), tuple(dict.fromkeys(notes)))
+    if not n_models:
+        raise DataError(f"{model}: can answer none of the recordings: {unreadable[0]}")
+    rows = _rows(tally, bundle.labels, costs)
+    notes += [f"Left out: {reason}" for reason in unreadable]
+    return Parity(rows, len(tally.targets), n_models, tuple(dict.fromkeys(notes)))
 
 
 @dataclass
@@ -219,8 +205,12 @@ class _Tally:
     targets: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
 
-    def add(self, answers: dict[str, NDArray[np.float32]]) -> None:
-        """One clip's windows, (W, K) by way."""
+    def add(
+        self, clip: Clip, labels: tuple[str, ...], answers: dict[str, NDArray[np.float32]]
+    ) -> None:
+        """One clip's windows, (W, K) by way, from a model of these labels."""
+        self.targets.append(labels.index(clip.label))
+        self.groups.append(str(clip.group or clip.path))
         for name, rows in answers.items():
             self.clips.setdefault(name, []).append(rows.mean(0, dtype=np.float64))
             if (twin := _TWINS.get(name)) is not None:
@@ -228,6 +218,36 @@ class _Tally:
 
     def widen(self, name: str, difference: float) -> None:
         self.difference[name] = max(self.difference.get(name, 0.0), difference)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What a way takes; see :class:`ParityRow`."""
+
+    milliseconds: float
+    size: int
+    ram: int | None
+
+
+def _rows(tally: _Tally, labels: tuple[str, ...], costs: dict[str, _Cost]) -> tuple[ParityRow, ...]:
+    clips = {name: np.stack(tally.clips[name]) for name in _ORDER if name in tally.clips}
+    rows = []
+    for name, found in clips.items():
+        twin = _TWINS.get(name)
+        rows.append(
+            ParityRow(
+                name=name,
+                twin=twin,
+                difference=None if twin is None else tally.difference[name],
+                decisions=None if twin is None else compare(clips[twin], found).decisions,
+                decisions_float=compare(clips["torch float32"], found).decisions,
+                accuracy=score(found, tally.targets, tally.groups, labels).accuracy,
+                milliseconds=costs[name].milliseconds,
+                size=costs[name].size,
+                ram=costs[name].ram,
+            )
+        )
+    return tuple(rows)
 
 
 def _pairs(model: Path, int8: Path | None, one: bool) -> list[tuple[Path, Path | None]]:
@@ -249,7 +269,7 @@ def _int8_of(path: Path, path8: Path | None, bundle: Bundle) -> Bundle:
         if other.precision != "int8" or other.labels != bundle.labels:
             raise ConfigError(f"{path8}: is not {path} in int8.")
         return other
-    windows = clip_windows(clips_of_run(path).train, bundle.audio, _CALIBRATED)
+    windows = calibration_windows(path, bundle.audio)
     if windows is None:
         raise ConfigError(
             f"{path}: the recordings of its training, which set the ranges of int8, are not at "
@@ -262,7 +282,7 @@ def _clips(
     path: Path, data: Dataset | str | Path | None, bundle: Bundle, limit: int | None
 ) -> tuple[Clip, ...]:
     if data is None:
-        clips = clips_of_run(path).test
+        name, clips = str(path), clips_of_run(path).test
         if not clips:
             raise DataError(
                 f"{path}: no test clips lie beside it (test.csv and its recordings); name labelled "
@@ -270,10 +290,8 @@ def _clips(
             )
     else:
         dataset = data if isinstance(data, Dataset) else load_dataset(data, min_classes=1)
-        clips = dataset.clips
-    unknown = sorted({clip.label for clip in clips} - set(bundle.labels))
-    if unknown:
-        raise DataError(f"The model does not know the label(s) {', '.join(unknown[:5])}.")
+        name, clips = dataset.name, dataset.clips
+    refuse_unknown_labels(name, clips, bundle.labels)
     return clips if limit is None else tuple(spread(clips, limit))
 
 
@@ -302,8 +320,8 @@ def _ways(bundle: Bundle, eight: Bundle, place: Path, notes: list[str]) -> dict[
         ways[f"ONNX {precision}"] = _Way(
             OnnxClassifier(exported, threads=1), exported.stat().st_size, exported
         )
-        if c_compiler() is None:
-            notes.append("C: not run, there is no C compiler here.")
+        if not can_compile():
+            notes.append("C: not run, there is no C compiler here, or no make.")
             continue
         folder = place / f"{precision}-c"
         try:
@@ -333,12 +351,21 @@ def _answers(ways: dict[str, _Way], clip: Clip) -> dict[str, NDArray[np.float32]
 
 def _listened(way: BaseClassifier, clip: Clip) -> Iterator[Any]:
     """What a stream of the clip gives, in chunks of random sizes."""
-    samples = read(clip.path, channels=way.audio.channels, sample_rate=way.audio.sample_rate,
-                   start=clip.start or 0.0, end=clip.end)  # fmt: skip
     return way.listen(
-        _chunks(samples),
+        _chunks(_samples(way.audio, clip)),
         sample_rate=way.audio.sample_rate,
         hop_seconds=way.audio.hop / way.audio.sample_rate,
+    )
+
+
+def _samples(audio: AudioSettings, clip: Clip) -> NDArray[np.float32]:
+    """A clip as the model listens to it, (C, N)."""
+    return read(
+        clip.path,
+        channels=audio.channels,
+        sample_rate=audio.sample_rate,
+        start=clip.start or 0.0,
+        end=clip.end,
     )
 
 
@@ -357,11 +384,7 @@ def _stream_difference(way: BaseClassifier, clips: Sequence[Clip]) -> float:
 
     audio = way.audio
     enough = max(1, int(_STREAMED_SECONDS / audio.window_seconds))
-    joined = [
-        read(clip.path, channels=audio.channels, sample_rate=audio.sample_rate)
-        for clip in clips[:enough]
-    ]
-    samples = np.concatenate(joined, axis=1)
+    samples = np.concatenate([_samples(audio, clip) for clip in clips[:enough]], axis=1)
     hop = audio.window_seconds / 4
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "long.wav"
@@ -374,12 +397,18 @@ def _stream_difference(way: BaseClassifier, clips: Sequence[Clip]) -> float:
 # --- time, size and memory --------------------------------------------------------------------
 
 
+def _costs(ways: dict[str, _Way], clips: Sequence[Clip]) -> dict[str, _Cost]:
+    times, memory = _milliseconds(ways, clips), _memory(ways, clips[0])
+    sizes = {name: way.size for name, way in ways.items()}
+    sizes["streaming"] = sizes["ONNX float32"]
+    return {name: _Cost(times[name], sizes[name], memory[name]) for name in times}
+
+
 def _milliseconds(ways: dict[str, _Way], clips: Sequence[Clip]) -> dict[str, float]:
     light = ways["ONNX float32"].classifier
     audio = light.audio
     windows = clip_windows(clips, audio, _TIMED_WINDOWS)
-    if windows is None:
-        raise DataError("No test clip can be read.")
+    assert windows is not None  # these clips have been answered
     joined = np.concatenate(list(windows), axis=1)
     times: dict[str, list[float]] = {name: [] for name in (*ways, "streaming")}
 

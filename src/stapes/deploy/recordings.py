@@ -17,6 +17,7 @@ from stapes.inference.settings import AudioSettings
 
 __all__ = [
     "RunClips",
+    "calibration_windows",
     "clip_windows",
     "clips_of_run",
     "made_up_windows",
@@ -25,6 +26,8 @@ __all__ = [
 ]
 
 Item = TypeVar("Item")
+
+_CALIBRATED = 128  # windows
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ def clips_of_run(model: str | Path) -> RunClips:
     """Recordings of the run that a model belongs to; none where there is no such run any more.
 
     Args:
-        model: a run folder, its ``model.safetensors``, or a member in ``FOLD/seed-S/``.
+        model: a run folder, its ``model.safetensors``, or a member in ``FOLD/seed-S/``; a shipped
+            model's name has none.
     """
+    if not Path(model).exists():  # a shipped model's name: whatever lies here is not its run
+        return RunClips((), ())
     folder = Path(model) if Path(model).is_dir() else Path(model).parent
     everything = _clips(folder / "clips.csv") or _clips(folder.parent.parent / "clips.csv")
     test = _clips(folder / "test.csv")
@@ -78,6 +84,28 @@ def clip_windows(
         except AudioError:
             continue
     return np.stack(rows) if rows else None
+
+
+def calibration_windows(
+    model: str | Path, audio: AudioSettings, given: Sequence[str | Path] = ()
+) -> NDArray[np.float32] | None:
+    """Windows that set the ranges of int8: of given recordings, else of those of its training.
+
+    Args:
+        model: as for :func:`clips_of_run`.
+        audio: what it listens to.
+        given: recordings, or folders of them.
+
+    Returns:
+        (B, C, window), B at most 128; none where no recording of its training is at hand.
+
+    Raises:
+        AudioError: a given file cannot be read.
+        StapesError: no recording in what is given.
+    """
+    if given:
+        return recording_windows(given, audio, _CALIBRATED)
+    return clip_windows(clips_of_run(model).train, audio, _CALIBRATED)
 
 
 def recording_windows(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from stapes.bundle import Bundle, load_bundle
+from stapes.catalogue import find_model
 from stapes.data import Dataset
 from stapes.errors import ModelFileError, StapesError
 from stapes.evaluation.bootstrap import Interval
@@ -114,7 +115,7 @@ def members_of_run(folder: str | Path) -> list[Path]:
 
 
 def _model_file(path: Path) -> Path:
-    return path / "model.safetensors" if path.is_dir() else path
+    return path / "model.safetensors" if path.is_dir() else find_model(path, "safetensors")
 
 
 def _refuse_unusable(path: Path, bundle: Bundle) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, load_bundle
-from stapes.data import Dataset, groups_of, load_dataset, scan
+from stapes.data import Clip, Dataset, groups_of, load_dataset, scan
 from stapes.data.loader import FeatureStore
 from stapes.errors import DataError
 from stapes.evaluation.devices import usable_device
 from stapes.evaluation.metrics import Score, score
 from stapes.features import default_cache_folder
 
-__all__ = ["Evaluation", "evaluate", "store_probabilities"]
+__all__ = ["Evaluation", "evaluate", "refuse_unknown_labels", "store_probabilities"]
 
 _BATCH = 32  # windows at once
 
@@ -75,12 +75,7 @@ def evaluate(
     if not isinstance(dataset, Dataset):
         dataset = load_dataset(dataset, min_classes=1)
     device = usable_device(device)
-    unknown = sorted({clip.label for clip in dataset.clips} - set(bundle.labels))
-    if unknown:
-        raise DataError(
-            f"{dataset.name}: the model does not know the label(s) {', '.join(unknown[:5])}; it "
-            f"knows {', '.join(bundle.labels)}."
-        )
+    refuse_unknown_labels(dataset.name, dataset.clips, bundle.labels)
 
     def stage(name: str) -> Callable[[int, int], None] | None:
         return None if progress is None else lambda done, total: progress(name, done, total)
@@ -109,6 +104,25 @@ def evaluate(
     groups = groups_of(dataset, scans)
     result = score(probabilities, targets, groups, bundle.labels)
     return Evaluation(dataset, bundle.labels, probabilities, targets, groups, result, bad)
+
+
+def refuse_unknown_labels(name: object, clips: Iterable[Clip], labels: Sequence[str]) -> None:
+    """Stop where recordings have a label that a model does not.
+
+    Args:
+        name: of the recordings, for the message.
+        clips: to be scored.
+        labels: (K,) of the model.
+
+    Raises:
+        DataError: such a label.
+    """
+    unknown = sorted({clip.label for clip in clips} - set(labels))
+    if unknown:
+        raise DataError(
+            f"{name}: the model does not know the label(s) {', '.join(unknown[:5])}; it knows "
+            f"{', '.join(labels)}."
+        )
 
 
 @torch.inference_mode()

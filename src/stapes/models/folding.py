@@ -20,7 +20,13 @@ from stapes.models.dataflow import Dataflow, norm_after, trace_dataflow
 from stapes.models.parametrized import unparametrize
 from stapes.models.timm_layers import computes_plainly, split_norm_activations
 
-__all__ = ["fold_batch_norm", "fold_norms_of", "fold_parametrizations", "replace_module"]
+__all__ = [
+    "fold_batch_norm",
+    "fold_norms_of",
+    "fold_parametrizations",
+    "fold_with_gains",
+    "replace_module",
+]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -53,24 +59,33 @@ def fold_batch_norm(network: ModuleT) -> ModuleT:
         The copy, in evaluation mode, with biases, and :class:`torch.nn.Identity` in place of the
         batch norms. Its outputs are those of the network in evaluation mode up to rounding.
     """
+    return fold_with_gains(network)[0]
+
+
+def fold_with_gains(network: ModuleT) -> tuple[ModuleT, dict[str, Tensor]]:
+    """The same, and the ``gain`` of each layer that took in a batch norm: (C_out,) float64."""
     folded = fold_parametrizations(copy.deepcopy(network)).eval()
     split_norm_activations(folded)
-    fold_norms_of(folded, trace_dataflow(folded))
-    return folded
+    return folded, fold_norms_of(folded, trace_dataflow(folded))
 
 
-def fold_norms_of(network: nn.Module, flow: Dataflow) -> None:
+def fold_norms_of(network: nn.Module, flow: Dataflow) -> dict[str, Tensor]:
     """Fold in place, with the pairs that a trace of the network shows.
 
     A parametrization that treats output channels alike (damping, masks) stays.
+
+    Returns:
+        The ``gain`` by the layer's name, (C_out,) float64.
     """
+    gains = {}
     for name, module in list(network.named_modules()):
         if not isinstance(module, nn.Conv2d | nn.Linear) or not computes_plainly(module):
             continue
         found = norm_after(network, flow, name)
         if found is not None:
-            _fold(module, found[1])
+            gains[name] = _fold(module, found[1])
             replace_module(network, found[1], nn.Identity())
+    return gains
 
 
 def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -83,7 +98,7 @@ def replace_module(network: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -> None:
+def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -> Tensor:
     mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     gain = (variance.double() + norm.eps).rsqrt()
     shift = -mean.double() if layer.bias is None else layer.bias.double() - mean.double()
@@ -106,3 +121,4 @@ def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.modules.batchnorm._BatchNorm) -
     else:
         layer.weight.copy_(scaled)
     layer.bias = nn.Parameter(shift.to(weight.dtype))
+    return gain

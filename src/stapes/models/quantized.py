@@ -251,7 +251,20 @@ def _autocast_device(x: Tensor) -> str:
 
 
 class ConvolutionSums:
-    """Sums of a two-dimensional convolution."""
+    """Sums of a two-dimensional convolution.
+
+    Attributes:
+        kernel_size, stride, padding, dilation, groups: as those of ``nn.Conv2d``.
+        pads_to_size: whether the zeros follow from the size of the input (TensorFlow's "same"), so
+            that ``padding`` says nothing.
+    """
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: str | tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    pads_to_size: bool
 
     def place_kernel(self, conv: nn.Conv2d) -> None:
         """Take over how a convolution moves.
@@ -264,16 +277,16 @@ class ConvolutionSums:
                 f'a convolution with padding_mode = "{conv.padding_mode}" cannot be quantised: '
                 'use "zeros"'
             )
-        self._moves = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        self._kernel_size = conv.kernel_size
-        taken = isinstance(conv, ConvolutionSums)
-        self._pads_to_size = conv._pads_to_size if taken else pads_to_size(conv)
+        self.kernel_size, self.stride = conv.kernel_size, conv.stride
+        self.padding, self.dilation, self.groups = conv.padding, conv.dilation, conv.groups
+        self.pads_to_size = (
+            conv.pads_to_size if isinstance(conv, ConvolutionSums) else pads_to_size(conv)
+        )
 
     def sums(self, x: Tensor, weight: Tensor) -> Tensor:
-        stride, padding, dilation, groups = self._moves
-        if self._pads_to_size:
-            x = F.pad(x, same_padding(x.shape, self._kernel_size, stride, dilation))
-        return F.conv2d(x, weight, None, stride, padding, dilation, groups)
+        if self.pads_to_size:
+            x = F.pad(x, same_padding(x.shape, self.kernel_size, self.stride, self.dilation))
+        return F.conv2d(x, weight, None, self.stride, self.padding, self.dilation, self.groups)
 
     def per_channel(self, values: Tensor) -> Tensor:
         return values[:, None, None]
@@ -319,6 +332,8 @@ class QuantizedConv2d(ConvolutionSums, _DeployedLayer):
         weight: (C_out, C_in / groups, K_F, K_T), int8, -127 to 127.
         scale: (C_out,), float32.
         bias: (C_out,), float32.
+        kernel_size, stride, padding, dilation, groups, pads_to_size: as
+            :class:`ConvolutionSums` has them.
 
     Shape:
         - input: (B, C_in, F, T)
@@ -333,11 +348,11 @@ class QuantizedConv2d(ConvolutionSums, _DeployedLayer):
         self.place_kernel(like)
 
     def extra_repr(self) -> str:
-        channels, inside, *kernel = self.weight.shape
-        stride, padding, dilation, groups = self._moves
+        channels, inside = self.weight.shape[:2]
         return (
-            f"{inside * groups}, {channels}, kernel_size={tuple(kernel)}, stride={stride}, "
-            f"padding={padding}, dilation={dilation}, groups={groups}"
+            f"{inside * self.groups}, {channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}"
         )
 
 

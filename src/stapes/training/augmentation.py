@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from stapes.augment import (
     Mixup,
     add_noise_floor,
+    apply_freq_mixstyle,
     apply_mixup,
     draw_equalizers,
+    draw_freq_mixstyle,
     draw_gains,
     draw_masks,
     draw_mixup,
@@ -35,7 +37,10 @@ def augment_batch(
     frame_rate: float,
     decibel: Tensor,
 ) -> tuple[Tensor, Mixup | None]:
-    """Level, colour, noise, normalisation, pace, roll, shift, masks, mixup, in this order.
+    """Change a batch at random.
+
+    In this order: level, colour, noise, normalisation, Freq-MixStyle, pace, roll, shift, masks,
+    mixup.
 
     Args:
         x: (B, C, F, T) features before normalisation.
@@ -55,6 +60,16 @@ def augment_batch(
         unit = unit.where(unit > 0, 1.0)
         x = unit * _other_recording(x / unit, augment, rng)
     x = normalizer(x)
+    if augment.freq_mixstyle_probability:
+        # After normalisation, so that all channels count the same; for one channel it would not
+        # matter, because that shifts and scales a band of all examples alike. Before the sound is
+        # moved over the bands, which would move its device's mark along. And before masks: the
+        # authors mask first, but a masked band is flat, so it would give its partner a wrong mean
+        # and get that one's in place of 0.
+        probability, alpha = augment.freq_mixstyle_probability, augment.freq_mixstyle_alpha
+        mixstyle = draw_freq_mixstyle(batch, probability, alpha, rng)
+        if mixstyle is not None:
+            x = apply_freq_mixstyle(x, mixstyle)
     if augment.largest_speed > 1:
         x = stretch_time(x, draw_speeds(batch, augment.largest_speed, rng))
     if augment.time_roll_seconds:

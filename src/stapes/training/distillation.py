@@ -63,6 +63,10 @@ class Teaching:
     workers: int | None
     reporter: Reporter
 
+    def digests(self, split: str) -> list[str]:
+        """SHA-256 of the models that teach a split."""
+        return [file_sha256(path) for path in teacher_files(self.recipe.distillation, split)]
+
     def lessons(
         self, split: str, clips: NDArray[np.int64], source: FeatureStore | WithVariants
     ) -> Lessons:

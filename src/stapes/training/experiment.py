@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.config import Recipe, load_recipe, parse_recipe, resolve
+from stapes.config import Recipe, load_recipe, override_recipe, parse_recipe, resolve
 from stapes.data import (
     Dataset,
     Scan,
@@ -25,6 +25,7 @@ from stapes.data import (
     scan,
     shared_sources,
 )
+from stapes.data.impulse_responses import pin_impulse_responses
 from stapes.data.loader import FeatureStore
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.crossval import (
@@ -41,9 +42,16 @@ from stapes.files import write_text
 from stapes.training.devices import make_accelerator
 from stapes.training.distillation import Teaching
 from stapes.training.folders import planned_members
-from stapes.training.initialization import INHERITED, adopt_model, pin_weights, read_parent
+from stapes.training.initialization import (
+    INHERITED,
+    WINDOWING,
+    adopt_model,
+    pin_weights,
+    read_parent,
+)
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
+from stapes.training.start import default_start, leaves_start_open
 from stapes.training.teachers import check_teachers, pin_teachers, taught_by
 from stapes.training.tensorboard import require_tensorboard
 
@@ -94,7 +102,7 @@ def train(
     *,
     recipe: str | Path | Recipe | None = None,
     overrides: Sequence[str] = (),
-    init: str | Path | None = None,
+    init: str | Path | None = "auto",
     teachers: Sequence[str | Path] = (),
     out: str | Path | None = None,
     corpus: str | None = None,
@@ -124,9 +132,12 @@ def train(
         data: folder, manifest, or a dataset that was already read.
         recipe: name, TOML file or recipe; none: ``small``, or ``finetune`` with ``init``.
         overrides: ``section.field=value``, on top of the recipe.
-        init: model file or run folder to start from, for the same labels, others, or both: classes
-            that it knows go on from what it learnt. Its audio, features, normalisation and model
-            stand in place of the recipe's; weights that were pruned stay zero.
+        init: model file, run folder or shipped model to start from, for the same labels, others,
+            or both: classes that it knows go on from what it learnt. Its audio (but for the
+            windows), features, normalisation and model stand in place of the recipe's; weights
+            that were pruned stay zero. ``"auto"``: the nearest shipped model where there are at
+            most :data:`stapes.training.start.FEW_CLIPS` recordings, and neither the recipe nor
+            ``overrides`` say what to train; none or ``"none"``: what the recipe says.
         teachers: model files or run folders to learn from besides the labels, with the recipe's
             ``distillation`` section; their probabilities are averaged. Of a cross-validated run,
             each fold's models teach the same fold.
@@ -159,6 +170,17 @@ def train(
     """
     if isinstance(data, Dataset) and (corpus is not None or group_by is not None):
         raise ValueError("corpus and group_by go with a folder or manifest, not with a Dataset")
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        dataset = load_dataset(data, corpus=corpus, group_by=group_by)
+    started = None
+    if init == "auto" and recipe is None and leaves_start_open(overrides):
+        started = default_start(dataset)
+    if started is not None:
+        init, overrides = started.name, ["audio.window_seconds=auto", *overrides]
+    elif init in ("auto", "none"):
+        init = None
     recipe = taught_by(_read_recipe(recipe, overrides, init), teachers)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
@@ -175,9 +197,6 @@ def train(
         raise StapesError(f"--test-fraction {test_fraction:g}: must be above 0 and below 1.")
     if tensorboard:
         require_tensorboard()
-    dataset = (
-        data if isinstance(data, Dataset) else load_dataset(data, corpus=corpus, group_by=group_by)
-    )
     run, splits, notes = open_run(
         dataset,
         recipe,
@@ -195,6 +214,13 @@ def train(
         command=command,
     )
     for note in check_teachers(run.recipe, run.dataset, splits, force=force):
+        notes.append(note)
+        run.reporter.note(f"Note: {note}")
+    if started is not None:
+        note = (
+            f"Training started from {started.name}, which comes with stapes and owes its data's "
+            f"licence ({started.facts['licence']}); --init none starts from random weights."
+        )
         notes.append(note)
         run.reporter.note(f"Note: {note}")
     seeds = range(seed, seed + n_seeds)
@@ -238,7 +264,7 @@ def open_run(
     parent = None
     if trained is None:  # else nothing starts from them: they may be gone
         with accelerator.main_process_first():
-            recipe = pin_teachers(pin_weights(recipe))
+            recipe = pin_impulse_responses(pin_teachers(pin_weights(recipe)))
             parent = read_parent(recipe)
     cache = Path(cache) if cache is not None else default_cache_folder()
     with accelerator.main_process_first():
@@ -509,15 +535,30 @@ def _read_recipe(
     if recipe.initialization.weights != "model":
         return recipe
     for override in filter(_inherited, overrides):
+        if _section(override) == "audio" and _field(override) in WINDOWING:
+            continue
         raise ConfigError(
             f"--set {override}: that section comes from {recipe.initialization.file}, whose "
-            "weights fit no other; leave it out, or train from the start without --init."
+            "weights fit no other; leave it out, or train from the start with --init none."
         )
-    return adopt_model(recipe)
+    adopted = adopt_model(recipe)
+    if recipe.initialization.sha256 is not None:  # of a run, whose windows may have been others
+        windows = {k: getattr(recipe.audio, k) for k in WINDOWING}
+        adopted = adopted.model_copy(update={"audio": adopted.audio.model_copy(update=windows)})
+    own = [f for f in overrides if _section(f) == "audio" and _field(f) in WINDOWING]
+    return override_recipe(adopted, own)
 
 
 def _inherited(override: str) -> bool:
-    return override.partition(".")[0].strip() in INHERITED
+    return _section(override) in INHERITED
+
+
+def _section(override: str) -> str:
+    return override.partition(".")[0].strip()
+
+
+def _field(override: str) -> str:
+    return override.partition("=")[0].partition(".")[2].strip()
 
 
 def _note_same_data(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from stapes.bundle import Bundle, load_bundle
+from stapes.catalogue import find_model
 from stapes.compression.masks import keep_zeros, prunable_layers, unmasked_weight
 from stapes.config import InitializationConfig, Recipe, TimmConfig, parse_recipe
 from stapes.errors import ConfigError, ModelFileError
@@ -22,6 +23,7 @@ from stapes.models.weights import file_sha256, hub_weights, load_image_weights, 
 
 __all__ = [
     "INHERITED",
+    "WINDOWING",
     "adopt_model",
     "describe_origin",
     "initialize",
@@ -34,6 +36,10 @@ __all__ = [
 
 # Sections of a recipe that belong to the weights of a model and come with them.
 INHERITED = ("audio", "features", "normalization", "model")
+
+# Of the audio what may still be another: networks average over time in the end, however long that
+# is.
+WINDOWING = ("window_seconds", "hop_seconds", "shorter", "longer")
 
 # Metadata of a model that go with its weights.
 _OWED = ("data", "origin", "teachers")
@@ -251,7 +257,7 @@ def _class_tensors(network: nn.Module) -> set[str]:
 def _weights_file(recipe: Recipe) -> Path:
     initialization, model = recipe.initialization, recipe.model
     if initialization.weights == "model":
-        return _model_file(initialization)
+        return find_model(_model_file(initialization), "safetensors")
     if not isinstance(model, TimmConfig):
         raise ConfigError(
             f'initialization.weights = "imagenet": only networks of timm have them, and model.name '
@@ -284,7 +290,13 @@ def _trainable(path: Path) -> Bundle:
 
 
 def _check_inherited(recipe: Recipe, parent: Bundle) -> None:
-    differing = [n for n in INHERITED if getattr(recipe, n) != getattr(parent.recipe, n)]
+    given, own = (
+        {name: getattr(one, name).model_dump() for name in INHERITED}
+        for one in (parent.recipe, recipe)
+    )
+    for sections in (given, own):
+        sections["audio"] = {k: v for k, v in sections["audio"].items() if k not in WINDOWING}
+    differing = [name for name in INHERITED if own[name] != given[name]]
     if differing:
         raise ConfigError(
             f'initialization.weights = "model": {", ".join(differing)} of the recipe are not those '

@@ -95,14 +95,23 @@ class Run:
     def fingerprint(self, split: Split, seed: int) -> str:
         """Of everything that decides a member's weights and its score."""
         digest = hashlib.sha256()
-        # The weights' digest says which they are; where they lie decides nothing.
-        elsewhere = {"initialization": {"file"}, "distillation": {"teachers"}}
+        # Digests say which weights, teachers and impulse responses; where they lie decides nothing.
+        elsewhere = {
+            "initialization": {"file"},
+            "distillation": {"teachers", "sha256"},
+            "augment": {"impulse_responses"},
+        }
         recipe = self.recipe.model_dump(mode="json", exclude=elsewhere)
         parts: list[Any] = [recipe, list(self.dataset.labels), seed]
         for part in (split.train, split.validation, split.test):
             parts.append([[self.scans[i].digest, self.dataset.clips[i].label] for i in part])
         parts.append(self.groups[split.test].tolist())
         parts.append(self.accelerator.num_processes)
+        # Only those that teach this member: teachers may be trained fold by fold, too.
+        if self.teaching is not None and self.trained is None:
+            parts.append(self.teaching.digests(split.name))
+        else:  # they may be gone
+            parts.append(list(self.recipe.distillation.sha256))
         digest.update(json.dumps(parts).encode())
         return digest.hexdigest()
 
@@ -297,7 +306,7 @@ class Run:
             self.store.prepare(
                 examples.train,
                 variants=augment,
-                progress=partial(self.reporter.progress, "Changing pitch and pace"),
+                progress=partial(self.reporter.progress, "Making variants"),
             )
         source = WithVariants(self.store, augment)
         return replace(

@@ -18,7 +18,7 @@ from toy_run import LABELS, RATE, WINDOW, noise_of, toy_bundle
 
 from stapes.bundle import Bundle
 from stapes.deploy.c99 import folder as folders
-from stapes.deploy.c99.compiled import c_compiler
+from stapes.deploy.c99.compiled import c_compiler, can_compile
 from stapes.deploy.c99.folder import CExport, made_up_sound, write_c
 from stapes.errors import ConfigError, StapesError
 from stapes.evaluation.predict import Classifier
@@ -28,9 +28,7 @@ from stapes.models import create_model
 SANITIZED = "-O0 -fsanitize=address,undefined -fno-sanitize-recover=all"
 STRICT = "-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wdouble-promotion -Werror"
 
-needs_compiler = pytest.mark.skipif(
-    c_compiler() is None or shutil.which("make") is None, reason="needs a C compiler and make"
-)
+needs_compiler = pytest.mark.skipif(not can_compile(), reason="needs a C compiler and make")
 
 
 @dataclass(frozen=True)
@@ -274,8 +272,9 @@ def test_the_folder_can_test_itself(mono: Built, stereo: Built, tmp_path: Path) 
 def test_the_stated_sizes_are_those_of_the_struct_and_the_tables(
     mono: Built, tmp_path: Path, flags: str
 ) -> None:
-    if flags == "-mavx" and b"avx" not in Path("/proc/cpuinfo").read_bytes():
-        pytest.skip("needs AVX")
+    processor = Path("/proc/cpuinfo")  # of Linux
+    if flags == "-mavx" and not (processor.is_file() and b" avx " in processor.read_bytes()):
+        pytest.skip("needs an x86 processor with AVX, and /proc/cpuinfo that says so")
     (tmp_path / "sizes.c").write_text(
         '#include <stdio.h>\n#include "stapes.h"\nint main(void)\n{\n'
         'printf("%d %zu %d\\n", STAPES_RAM_BYTES, sizeof(stapes_state), STAPES_FLASH_BYTES);\n'
@@ -300,7 +299,7 @@ def test_the_stated_sizes_are_those_of_the_struct_and_the_tables(
 @needs_compiler
 def test_the_stated_flash_is_that_of_all_constants(mono: Built, tmp_path: Path) -> None:
     if shutil.which("nm") is None:
-        pytest.skip("needs nm")
+        pytest.skip("needs nm (binutils)")
     shutil.copytree(mono.made.folder, tmp_path / "c")
     make(tmp_path / "c", "clean")
     assert make(tmp_path / "c", "objects", flags="-O1").returncode == 0
@@ -354,7 +353,7 @@ def test_the_same_model_gives_the_same_folder(plain: Bundle, tmp_path: Path) -> 
 @needs_compiler
 def test_the_program_s_size_is_measured(plain: Bundle, tmp_path: Path) -> None:
     if shutil.which("size") is None:
-        pytest.skip("needs size")
+        pytest.skip("needs size (binutils)")
     made = write_c(plain, tmp_path / "c")
     assert made.code is not None
     assert 5_000 < made.code < 50_000
@@ -391,6 +390,30 @@ def test_only_exported_sources_are_replaced(plain: Bundle, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="is a file"):
         write_c(plain, tmp_path / "file", measure=False)
     assert {path.name for path in tmp_path.iterdir()} == {"c", "file"}
+
+
+def test_what_is_written_is_checked_aside(plain: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    seen: list[CExport] = []
+    made = write_c(plain, folder, measure=False, check=seen.append)
+    (checked,) = seen
+    assert checked.folder.parent == tmp_path
+    assert checked.folder != folder
+    assert replace(checked, folder=folder) == made
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def refuse(made: CExport) -> None:
+        assert (made.folder / "model.c").read_bytes() != before["model.c"]
+        raise StapesError(f"{made.folder}: other answers")
+
+    with pytest.raises(StapesError) as caught:
+        write_c(moved(plain), folder, measure=False, check=refuse)
+    assert str(caught.value) == f"{folder}: other answers"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    with pytest.raises(StapesError):
+        write_c(moved(plain), tmp_path / "new" / "place" / "c", measure=False, check=refuse)
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.parametrize("fails_at", ["writing", "renaming"])

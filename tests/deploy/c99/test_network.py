@@ -307,7 +307,7 @@ def test_memory_is_what_is_stated_and_does_not_grow_with_the_window(tmp_path: Pa
     program(noise(1, 1, 48, 300))
     nm = shutil.which("nm")
     if nm is None:
-        pytest.skip("needs nm")
+        pytest.skip("needs nm (binutils)")
     listed = subprocess.run([nm, "-S", program.path], capture_output=True, text=True, check=True)
     rows = [line.split() for line in listed.stdout.splitlines()]
     tables = {row[3]: int(row[1], 16) for row in rows if len(row) == 4 and row[2] == "R"}

@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from stapes.bundle import Bundle
-from stapes.compression.quantization import quantize
+from stapes.compression.quantization import half_precision, quantize
 from stapes.config import load_recipe, resolve
 from stapes.deploy.onnx import onnx_model
 from stapes.deploy.onnx.building import IR_VERSION, OPSET, GraphBuilder
@@ -27,7 +27,7 @@ from stapes.deploy.onnx.network import add_network
 from stapes.errors import ConfigError
 from stapes.features import BandNormalizer, LogMel
 from stapes.inference.sealing import is_intact
-from stapes.models import create_model
+from stapes.models import create_model, fold_batch_norm
 from stapes.runtime import load
 
 RATE, LABELS = 8000, ("cat", "dog", "été")
@@ -234,6 +234,45 @@ def test_the_runtime_reads_it(made: Callable[[], tuple[Bundle, bytes]], tmp_path
     waveform = noise(1, bundle.recipe.audio.channels, 4000)
     found = classifier.classify(waveform[0], RATE)
     np.testing.assert_allclose(found.probabilities, torchs(bundle, waveform)[0], atol=0.01)
+
+
+def test_half_precision_takes_two_bytes_and_answers_the_same(tmp_path: Path) -> None:
+    network = create_model(
+        "cp_resnet", n_classes=3, in_channels=1, rho=4, width=32, blocks=(1, 1, 0), damping=0.1,
+        generator=torch.Generator().manual_seed(1),
+    )  # fmt: skip
+    bundle = make_bundle(network, 1)
+    bundle = replace(bundle, network=half_precision(bundle.network), precision="float16")
+    content = onnx_model(bundle)
+    constants = {t.name: t for t in onnx.load_model_from_string(content).graph.initializer}
+    large = {
+        f"{name}.weight": layer.weight
+        for name, layer in bundle.network.named_modules()
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 1000
+    }
+    assert len(large) > 3
+    for name, weight in large.items():
+        assert name not in constants
+        stored = numpy_helper.to_array(constants[f"{name}_half"])
+        assert stored.dtype == np.float16
+        np.testing.assert_array_equal(stored, weight.detach().numpy())  # as in the model file
+    waveform = noise(3, 1, 4000)
+    found = session_of(content).run(None, {"waveform": waveform})[0]
+    np.testing.assert_allclose(found, torchs(bundle, waveform), rtol=0, atol=1e-5)
+    assert np.ptp(found) > 0.05
+    # The numbers that ONNX Runtime computes with are those of a file in float32, to the bit.
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load_model(tmp_path / "loaded.onnx").graph
+    assert not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in loaded.initializer)
+    arrays = [numpy_helper.to_array(tensor) for tensor in loaded.initializer]
+    folded = dict(fold_batch_norm(bundle.network).named_modules())
+    for name in large:
+        weight = folded[name.removesuffix(".weight")].weight.detach().numpy()
+        assert any(np.array_equal(weight, array) for array in arrays), name
 
 
 def test_an_ensemble() -> None:

@@ -16,7 +16,7 @@ from stapes.errors import StapesError
 from stapes.inference.classifier import BaseClassifier
 from stapes.inference.settings import AudioSettings
 
-__all__ = ["CompiledClassifier", "c_compiler"]
+__all__ = ["CompiledClassifier", "c_compiler", "can_compile"]
 
 _ALIGNMENT = 64
 
@@ -27,6 +27,11 @@ def c_compiler() -> str | None:
         if name and (found := shutil.which(name)):
             return found
     return None
+
+
+def can_compile() -> bool:
+    """Whether this machine has what a :class:`CompiledClassifier` takes: a C compiler and make."""
+    return c_compiler() is not None and shutil.which("make") is not None
 
 
 class CompiledClassifier(BaseClassifier):
@@ -42,7 +47,7 @@ class CompiledClassifier(BaseClassifier):
         flags: in place of the Makefile's optimisation, such as ``-O3``; none: as it says.
 
     Raises:
-        StapesError: no compiler, or it refuses the sources.
+        StapesError: no compiler or no make, or the compiler refuses the sources.
     """
 
     def __init__(
@@ -55,9 +60,11 @@ class CompiledClassifier(BaseClassifier):
         flags: str | None = None,
     ) -> None:
         super().__init__(labels, audio)
+        if not can_compile():
+            raise StapesError(
+                "C cannot be compiled here: install make, and gcc or clang (or set CC)."
+            )
         compiler = c_compiler()
-        if compiler is None:
-            raise StapesError("There is no C compiler here: install gcc or clang, or set CC.")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             place = Path(name) / "c"
             shutil.copytree(folder, place)

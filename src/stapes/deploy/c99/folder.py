@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import tempfile
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -68,6 +70,7 @@ def write_c(
     chunk: int | None = None,
     sparse: bool | None = None,
     measure: bool = True,
+    check: Callable[[CExport], object] | None = None,
 ) -> CExport:
     """Write a model as C99, all of the folder or nothing.
 
@@ -80,6 +83,8 @@ def write_c(
             :func:`~stapes.deploy.c99.network.network_part`.
         sparse: see there.
         measure: compile the sources to say how large the program is, which takes a second.
+        check: called when all is written, in a folder aside that is named in what it is given; an
+            error that it raises is passed on, and nothing is left of what was written.
 
     Raises:
         ConfigError: a network or front end without C code, or a folder that holds other files.
@@ -88,7 +93,7 @@ def write_c(
     folder = Path(folder)
     files, made = _files(bundle, folder, chunk, sparse, measure)
     _check_place(folder, set(files))
-    _write(folder, files)
+    _write(folder, files, lambda aside: check and check(replace(made, folder=aside)))
     return made
 
 
@@ -344,28 +349,36 @@ def _check_place(folder: Path, names: set[str]) -> None:
         )
 
 
-def _write(folder: Path, files: dict[str, str]) -> None:
+def _write(folder: Path, files: dict[str, str], check: Callable[[Path], object]) -> None:
     """Make the folder aside and rename it, so that there is the old one, the new one or none."""
     folder = folder.resolve()
     mark = uuid.uuid4().hex[:8]
     aside = folder.with_name(f".{folder.name}.{mark}.partial")
     old = folder.with_name(f".{folder.name}.{mark}.old")
+    new_parents = [parent for parent in folder.parents if not parent.exists()]
     try:
         for name, text in files.items():
             write_text(aside / name, text)
-        if folder.exists():
-            folder.rename(old)
+        check(aside)
         try:
-            aside.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+            if folder.exists():
+                folder.rename(old)
+            try:
+                aside.rename(folder)
+            except OSError:
+                if old.exists():
+                    old.rename(folder)
+                raise
+        except OSError as error:
+            raise cannot_write(folder, error) from error
     except StapesError as error:
+        if str(aside) not in str(error):
+            raise
         raise StapesError(str(error).replace(str(aside), str(folder))) from error
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     else:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty: all is well, or somebody else's
+            for parent in new_parents:
+                parent.rmdir()

@@ -81,17 +81,18 @@ class _FloatLayer(nn.Module):
         weight = _integers(layer) * layer.scale.view(-1, *[1] * (layer.integer_weight().ndim - 1))
         self.ahead: nn.Module = nn.Identity()
         if isinstance(layer, QuantizedConv2d):
-            moves: Any = layer._moves
-            stride, padding, dilation, groups = moves
-            if layer._pads_to_size:
-                padding = symmetric_padding(layer._kernel_size, dilation)  # type: ignore[arg-type]
+            stride: Any = layer.stride
+            padding: Any = layer.padding
+            dilation: Any = layer.dilation
+            kernel: Any = layer.kernel_size
+            if layer.pads_to_size:
+                padding = symmetric_padding(kernel, dilation)
             if _is_split(layer):
                 self.ahead = _EvenAndOdd(padding)
-                stride, padding = 1, 0
-            kernel: Any = tuple(weight.shape[2:])
+                stride, padding, kernel = 1, 0, tuple(weight.shape[2:])
             self.layer: nn.Module = nn.Conv2d(
-                weight.shape[1] * groups, len(weight), kernel, stride, padding, dilation, groups,
-                device="meta",
+                weight.shape[1] * layer.groups, len(weight), kernel, stride, padding, dilation,
+                layer.groups, device="meta",
             )  # fmt: skip
         else:
             self.layer = nn.Linear(weight.shape[1], len(weight), device="meta")
@@ -108,11 +109,11 @@ class _FloatLayer(nn.Module):
 
 def _is_split(layer: QuantizedConv2d) -> bool:
     """Whether a convolution is written over even and odd rows and columns."""
-    stride, _, dilation, groups = layer._moves
-    plain = stride == (2, 2) and dilation == (1, 1) and groups == 1 and not layer._pads_to_size
+    moves = (layer.stride, layer.dilation, layer.groups)
+    plain = moves == ((2, 2), (1, 1), 1) and not layer.pads_to_size
     # An even kernel would find one place too many at the end of an odd size; and what reads
     # others' levels must read them as they are.
-    odd = all(taps % 2 for taps in layer._kernel_size)
+    odd = all(taps % 2 for taps in layer.kernel_size)
     return plain and odd and layer.weight.shape[1] <= _FEW_CHANNELS and layer.input is not None
 
 
@@ -161,7 +162,7 @@ def with_levels(network: nn.Module) -> tuple[nn.Module, set[str]]:
     for name, module in list(copied.named_modules()):
         if isinstance(module, QuantizedLayer):
             replace_module(copied, module, _FloatLayer(module))
-            if isinstance(module, QuantizedConv2d) and module._pads_to_size:
+            if isinstance(module, QuantizedConv2d) and module.pads_to_size:
                 same.add(f"{name}.layer")
     for module in list(copied.modules()):
         if isinstance(module, ActivationQuantizer):

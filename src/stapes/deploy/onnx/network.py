@@ -15,20 +15,24 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.export import Dim
 
 from stapes.deploy.onnx.building import OPSET, GraphBuilder
 from stapes.deploy.onnx.eight_bits import add_integers, symmetric_padding, with_levels
 from stapes.errors import ConfigError
-from stapes.models import fold_batch_norm, is_quantized
-from stapes.models.folding import replace_module
+from stapes.models import is_quantized
+from stapes.models.folding import fold_with_gains, replace_module
 from stapes.models.timm_layers import pads_to_size
 
 __all__ = ["add_network"]
 
+# Bytes of a float32 weight below which three nodes more would take what half precision saves.
+_LEAST_HALF = 2048
 _PREFIX = "network."  # of the one part of _Probabilities
 _IMPLIED = {"dilations": {1}, "pads": {0}, "strides": {1}}
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -65,7 +69,7 @@ def add_network(
     if eight_bits:
         plain, same = with_levels(network)
     else:
-        plain = fold_batch_norm(network)
+        plain, gains = fold_with_gains(network)
         same = _pad_symmetrically(plain)
     model, any_length = _export(_Probabilities(plain).eval(), shape)
     _rename(model)
@@ -83,13 +87,16 @@ def add_network(
                 _pad_to_size(node)
     if eight_bits:
         add_integers(graph, network, nodes)
-    used = set()
+    used = {name for node in model.graph.node for name in node.input}
+    constants = [_bare(t) for t in model.graph.initializer if t.name in used]
+    if not eight_bits:
+        layers = dict(network.named_modules())
+        constants = [t for t in constants if not _add_half(graph, layers, gains, t)]
+    graph.initializers += constants
     for node in model.graph.node:
         own_input = model.graph.input[0].name
         node.input[:] = [spectrogram if name == own_input else name for name in node.input]
-        used.update(node.input)
         graph.nodes.append(_bare(node))
-    graph.initializers += [_bare(t) for t in model.graph.initializer if t.name in used]
     return model.graph.output[0].name, any_length
 
 
@@ -180,6 +187,54 @@ def _pad_to_size(node: onnx.NodeProto) -> None:
     kept = [a for a in node.attribute if a.name not in ("pads", "auto_pad")]
     del node.attribute[:]
     node.attribute.extend([*kept, onnx.helper.make_attribute("auto_pad", "SAME_UPPER")])
+
+
+# --- half precision ---------------------------------------------------------------------------
+
+
+def _add_half(
+    graph: GraphBuilder,
+    layers: Mapping[str, nn.Module],
+    gains: Mapping[str, Tensor],
+    constant: onnx.TensorProto,
+) -> bool:
+    """Store a weight that holds values of half precision in two bytes each, where that is smaller.
+
+    The graph makes of it, when it is loaded, the very float32 numbers that it stands for: with the
+    batch norm's gain for each channel, in float64 as :mod:`stapes.models.folding` does it.
+
+    Args:
+        graph: gets the nodes, which give the weight under its name.
+        layers: of the network, with their weights as they are in the model file.
+        gains: of the layers that took in a batch norm.
+        constant: of the folded network.
+
+    Returns:
+        Whether it was done.
+    """
+    name = constant.name.removesuffix(".weight")
+    layer = layers.get(name)
+    if name == constant.name or not isinstance(layer, nn.Conv2d | nn.Linear):
+        return False
+    weight = layer.weight.detach().cpu().numpy()
+    with np.errstate(over="ignore"):
+        half = weight.astype(np.float16)
+    if not np.array_equal(half, weight) or weight.nbytes < _LEAST_HALF:
+        return False
+    gain = np.ones(()) if name not in gains else gains[name].numpy()
+    gain = gain.reshape(-1, *[1] * (weight.ndim - 1)) if gain.ndim else gain
+    folded = (half.astype(np.float64) * gain).astype(np.float32)
+    if not np.array_equal(folded, numpy_helper.to_array(constant)):
+        return False  # the exporter has turned it round
+    stored = f"{constant.name}_half"
+    graph.initializers.append(numpy_helper.from_array(half, stored))
+    if gain.ndim:
+        wide = graph.cast(stored, np.float64)
+        stored = graph.add("Mul", wide, graph.constant(gain, np.float64))
+    graph.nodes.append(
+        onnx.helper.make_node("Cast", [stored], [constant.name], to=onnx.TensorProto.FLOAT)
+    )
+    return True
 
 
 # --- names ------------------------------------------------------------------------------------

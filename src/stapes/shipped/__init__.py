@@ -1,0 +1,1 @@
+"""The models that come with stapes; :mod:`stapes.catalogue` finds them by name."""
