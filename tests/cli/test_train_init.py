@@ -71,7 +71,7 @@ def test_another_recipe_says_how_to_train(model: Path, claps: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--init", "gone"], ["gone: cannot read this model file"]),
+        (["--init", "gone"], ["model file, run folder or shipped model", "gone"]),
         (["--init", "{model}", "--weights", "w"], ["--weights and --init", "only one"]),
         (["--init", "{model}", "--set", "model.rho=3"], ["model.rho=3", "--init none"]),
         (["--init", "{model}", "--set", "features.name=log_mel"], ["features.name=log_mel"]),

@@ -65,7 +65,7 @@ def test_a_student_is_taught(hits: Path, teacher: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--teacher", "gone"], ["gone: cannot read"]),
+        (["--teacher", "gone"], ["Unknown model file, run folder or shipped model"]),
         (["--teacher", "{folder}"], ["cannot teach, it is no run folder", "stapes train"]),
         (["--teacher", "{teacher}", "--seed", "1"], ["may have learnt", "--force"]),
         (["--teacher", "{teacher}", "--folds", "2"], ["may have learnt", "split 1"]),

@@ -51,7 +51,7 @@ from stapes.training.initialization import (
 )
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
-from stapes.training.start import default_start, leaves_start_open
+from stapes.training.start import default_start, leaves_start_open, start_settings
 from stapes.training.teachers import check_teachers, pin_teachers, taught_by
 from stapes.training.tensorboard import require_tensorboard
 
@@ -178,7 +178,7 @@ def train(
     if init == "auto" and recipe is None and leaves_start_open(overrides):
         started = default_start(dataset)
     if started is not None:
-        init, overrides = started.name, ["audio.window_seconds=auto", *overrides]
+        init, overrides = started.name, [*start_settings(len(dataset)), *overrides]
     elif init in ("auto", "none"):
         init = None
     recipe = taught_by(_read_recipe(recipe, overrides, init), teachers)

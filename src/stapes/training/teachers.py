@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, load_bundle
+from stapes.catalogue import find_model
 from stapes.config import DistillationConfig, Recipe
 from stapes.data import Clip, Dataset, Split, load_dataset
 from stapes.errors import ConfigError, DataError, ModelFileError, StapesError
@@ -49,7 +50,7 @@ def pin_teachers(recipe: Recipe) -> Recipe:
     config = recipe.distillation
     if not config.teachers:
         return recipe
-    found = tuple(_digest(Path(teacher)) for teacher in config.teachers)
+    found = tuple(_digest(find_model(teacher, "safetensors")) for teacher in config.teachers)
     for teacher, digest, stated in zip(config.teachers, found, config.sha256, strict=False):
         if digest != stated:
             raise ModelFileError(
@@ -141,7 +142,7 @@ def teacher_files(config: DistillationConfig, split: str) -> list[Path]:
         ConfigError: a run has none.
     """
     found: list[Path] = []
-    for teacher in map(Path, config.teachers):
+    for teacher in (find_model(name, "safetensors") for name in config.teachers):
         if (single := _single(teacher)) is not None:
             found.append(single)
             continue
