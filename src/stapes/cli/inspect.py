@@ -113,6 +113,14 @@ def _origin(facts: dict[str, Any]) -> list[str]:
         for key in ("licence", "citation"):
             if origin.get("data", {}).get(key):
                 lines.append(f"  {key:<14} {origin['data'][key]}")
+    for teacher in facts.get("teachers", []):
+        words = [
+            teacher["network"],
+            *(f"{k} {teacher[k]}" for k in ("split", "seed") if k in teacher),
+        ]
+        data = teacher.get("data", {})
+        words += [data[key] for key in ("name", "licence") if data.get(key)]
+        lines.append(f"taught by        {', '.join(words)}")
     if facts.get("command"):
         lines.append(f"command          {facts['command']}")
     return lines

@@ -184,6 +184,9 @@ def _joined(texts: Iterable[Any]) -> str:
     return "; ".join(dict.fromkeys(str(text) for text in texts if text))
 
 
+_KEPT = ("split", "seed", "data", "origin", "teachers", "members")
+
+
 def _provenance(bundle: Bundle, digest: str) -> dict[str, Any]:
     """What the ensemble's file keeps of a member's metadata."""
     facts: Mapping[str, Any] = bundle.metadata
@@ -192,7 +195,7 @@ def _provenance(bundle: Bundle, digest: str) -> dict[str, Any]:
         "sha256": digest,
         "network": settings.get("architecture", settings["name"]),
         "recipe": bundle.recipe.name,
-        **{key: facts[key] for key in ("split", "seed", "data", "members") if key in facts},
+        **{key: facts[key] for key in _KEPT if key in facts},
     }
     scored = facts.get("cross_validated_score") or facts.get("score")
     if scored:
