@@ -134,7 +134,10 @@ def tables(arguments: argparse.Namespace, folds: list[str]) -> None:
                 f"{len(groups)}, {len(set(groups))} | {alone} | {taught} | {gain} | {above} |"
             )
     text = "\n".join(lines) + "\n"
-    write_text(HERE / "distillation-table.md", text)
+    page = HERE / "distillation.md"
+    before, _, rest = page.read_text(encoding="utf-8").partition("<!-- table -->\n")
+    _, _, after = rest.partition("<!-- end of table -->\n")
+    write_text(page, f"{before}<!-- table -->\n{text}<!-- end of table -->\n{after}")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["student", "way", "fold", "clips", "right"])
