@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from toy_run import toy_run
 from typer.testing import CliRunner
 
-from stapes.cli import main
 from stapes.cli.app import app
 from stapes.deploy import parity as module
 from stapes.deploy.parity import Parity, ParityRow
@@ -20,27 +18,15 @@ from stapes.evaluation.metrics import Interval
 Answer = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def stapes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
-    """The command in this process: exit status, output, complaints."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["stapes", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output = capfd.readouterr()
-        return int(stop.value.code or 0), output.out, output.err
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_run(tmp_path_factory.mktemp("cli"))
 
 
-def test_export_says_what_was_written_and_predict_uses_it(run: Path, stapes: Answer) -> None:
-    status, out, complaints = stapes("export", run / "1" / "seed-0", "--to", "onnx")
+def test_export_says_what_was_written_and_predict_uses_it(
+    run: Path, stapes_command: Answer
+) -> None:
+    status, out, complaints = stapes_command("export", run / "1" / "seed-0", "--to", "onnx")
     assert status == 0, complaints
     exported = run / "1" / "seed-0" / "model.onnx"
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
@@ -49,19 +35,19 @@ def test_export_says_what_was_written_and_predict_uses_it(run: Path, stapes: Ans
     assert lines["replayed"] == "4 test clips of its run"
     assert lines["agreement"].startswith("100.0 % of the decisions")
     clips = sorted(run.parent.glob("*.wav"))
-    answers = [stapes("predict", model, *clips) for model in (exported, run)]
+    answers = [stapes_command("predict", model, *clips) for model in (exported, run)]
     assert answers[0] == answers[1]
     assert answers[0][0] == 0
 
 
-def test_mistakes_are_one_sentence(run: Path, stapes: Answer) -> None:
+def test_mistakes_are_one_sentence(run: Path, stapes_command: Answer) -> None:
     for arguments in (
         ("export", run, "--to", "onnx", "--out", "m.txt"),
         ("export", run.parent / "none", "--to", "c"),
         ("parity", run, "--corpus", "esc10"),
         ("parity", run.parent),
     ):
-        status, out, complaints = stapes(*arguments)
+        status, out, complaints = stapes_command(*arguments)
         assert (status, out) == (2, "")
         assert complaints.startswith("Error: ")
         assert complaints.count("\n") == 1, complaints

@@ -21,7 +21,6 @@ from toy_run import LABELS, RATE, noise_of, toy_bundle, toy_run
 import stapes
 from stapes import catalogue
 from stapes.bundle import load_bundle, save_bundle
-from stapes.cli import main
 from stapes.compression import half_precision
 from stapes.errors import TRAINING_PACKAGES
 from stapes.evaluation.card import make_card
@@ -30,20 +29,6 @@ from stapes.evaluation.metrics import score
 
 ROOT = Path(__file__).resolve().parents[2]
 Answer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def stapes_command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Answer:
-    """The command in this process: exit status, output, complaints."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["stapes", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        output = capfd.readouterr()
-        return int(stop.value.code or 0), output.out, output.err
-
-    return run
 
 
 @pytest.fixture
