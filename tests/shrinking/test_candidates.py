@@ -29,7 +29,8 @@ from stapes.shrinking.candidates import (
 )
 from stapes.shrinking.costs import Gauge
 from stapes.shrinking.limits import Limits
-from stapes.training.experiment import open_run, read_run
+from stapes.training.experiment import open_run
+from stapes.training.finished import read_run
 from stapes.training.members import Run
 
 Open = Callable[[int, Limits], tuple[Run, Gauge]]

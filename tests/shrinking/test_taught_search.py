@@ -20,7 +20,8 @@ from stapes.shrinking import ShrinkResult, shrink
 from stapes.shrinking.candidates import Choice, fit_recipe
 from stapes.shrinking.costs import Gauge
 from stapes.shrinking.limits import Limits
-from stapes.training.experiment import open_run, read_run
+from stapes.training.experiment import open_run
+from stapes.training.finished import read_run
 from stapes.training.reporter import Silent
 from stapes.training.teachers import taught_by
 

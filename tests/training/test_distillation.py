@@ -29,7 +29,8 @@ from stapes.features import BandNormalizer, create_frontend
 from stapes.models import create_model
 from stapes.models.cp_resnet import CpResNet
 from stapes.training.distillation import Lessons, overlaps
-from stapes.training.experiment import open_run, quantize_run
+from stapes.training.experiment import open_run
+from stapes.training.finished import quantize_run
 from stapes.training.members import Run
 from stapes.training.teachers import taught_by
 

@@ -23,7 +23,8 @@ from safetensors.torch import load_file
 import stapes
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.metrics import Score
-from stapes.training.experiment import open_run, read_run
+from stapes.training.experiment import open_run
+from stapes.training.finished import read_run
 
 TINY = (
     "training.epochs=3", "model.width=4", "model.blocks=[2, 1, 0]", "features.n_mels=32",

@@ -14,7 +14,7 @@ import stapes
 from stapes.config import load_recipe
 from stapes.data.loader import FeatureStore, WithVariants
 from stapes.errors import ConfigError, StapesError
-from stapes.training.experiment import quantize_run
+from stapes.training.finished import quantize_run
 
 TINY = (
     "training.epochs=2", "model.width=4", "model.blocks=[2, 0, 0]", "features.n_mels=32",

@@ -27,7 +27,7 @@ from stapes.features import BandNormalizer, create_frontend
 from stapes.models import create_model
 from stapes.models.registry import network_settings
 from stapes.models.weights import file_sha256, read_weights
-from stapes.training.experiment import read_run
+from stapes.training.finished import read_run
 from stapes.training.initialization import (
     adopt_model,
     describe_origin,
@@ -389,7 +389,7 @@ def test_a_run_is_quantised_though_its_parent_is_gone(
     copy = Path(shutil.copytree(parent, tmp_path / "parent"))
     result = stapes.train(hits, init=copy, overrides=["training.epochs=1"], out=tmp_path / "run")
     shutil.rmtree(copy)
-    small = stapes.training.experiment.quantize_run(result.folder, "float16")
+    small = stapes.training.finished.quantize_run(result.folder, "float16")
     assert (
         load_bundle(small.model).metadata["origin"]
         == (load_bundle(result.model).metadata["origin"])

@@ -14,7 +14,7 @@ import stapes
 from stapes.data import load_dataset
 from stapes.errors import ConfigError, StapesError
 from stapes.models import count_complexity
-from stapes.training.experiment import quantize_run
+from stapes.training.finished import quantize_run
 
 HITS = Path(__file__).resolve().parents[2] / "examples" / "drum-hits"
 LABELS = ("kick", "snare", "hi-hat")

@@ -39,7 +39,7 @@ def quantize(
     """
     import torch
 
-    from stapes.training.experiment import quantize_run
+    from stapes.training.finished import quantize_run
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -29,7 +29,8 @@ from stapes.shrinking.limits import (
 )
 from stapes.shrinking.tradeoff import draw_tradeoff, trials_table
 from stapes.shrinking.trials import Trial, in_vain, next_choice, read_trials, write_trials
-from stapes.training.experiment import open_run, read_run
+from stapes.training.experiment import open_run
+from stapes.training.finished import read_run
 from stapes.training.members import Run, with_groups
 from stapes.training.reporter import Reporter, Silent
 from stapes.training.teachers import check_teachers, taught_by

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.config import Recipe, load_recipe, override_recipe, parse_recipe, resolve
+from stapes.config import Recipe, resolve
 from stapes.data import (
     Dataset,
     Scan,
@@ -41,21 +41,17 @@ from stapes.features import create_frontend, default_cache_folder
 from stapes.files import write_text
 from stapes.training.devices import make_accelerator
 from stapes.training.distillation import Teaching
-from stapes.training.folders import planned_members
 from stapes.training.initialization import (
-    INHERITED,
-    WINDOWING,
-    adopt_model,
     pin_weights,
     read_parent,
 )
 from stapes.training.members import Member, Run
 from stapes.training.reporter import Reporter, Silent
-from stapes.training.start import default_start, leaves_start_open, start_settings
+from stapes.training.start import chosen_recipe, default_start, leaves_start_open, start_settings
 from stapes.training.teachers import check_teachers, pin_teachers, taught_by
 from stapes.training.tensorboard import require_tensorboard
 
-__all__ = ["TrainResult", "open_run", "quantize_run", "read_run", "train"]
+__all__ = ["TrainResult", "carry_out", "everything", "open_run", "train"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +177,7 @@ def train(
         init, overrides = started.name, [*start_settings(len(dataset)), *overrides]
     elif init in ("auto", "none"):
         init = None
-    recipe = taught_by(_read_recipe(recipe, overrides, init), teachers)
+    recipe = taught_by(chosen_recipe(recipe, overrides, init), teachers)
     if n_seeds < 1:
         raise StapesError(f"--seeds {n_seeds}: must be at least 1.")
     if ensemble and n_seeds < 2:
@@ -227,9 +223,9 @@ def train(
     tasks = [(split, s) for split in splits for s in seeds]
     if final and len(splits) > 1:
         for s in seeds if ensemble else (seed,):
-            tasks.append((_everything(run.dataset, run.groups, run.recipe, s), s))
+            tasks.append((everything(run.dataset, run.groups, run.recipe, s), s))
     with run.locked():
-        return _carry_out(run, tasks, notes, workers=workers, ensemble=ensemble)
+        return carry_out(run, tasks, notes, workers=workers, ensemble=ensemble)
 
 
 def open_run(
@@ -327,123 +323,7 @@ def open_run(
     return run, splits, notes
 
 
-def read_run(folder: str | Path) -> tuple[Dataset, Recipe]:
-    """The recordings of a run, with the parts they had in it, and its resolved recipe.
-
-    Args:
-        folder: a run folder, where all recordings still are.
-
-    Raises:
-        StapesError: no run folder, or one of a version that did not leave its clips.
-        DataError: recordings are missing.
-        ConfigError: its recipe cannot be read.
-    """
-    folder = Path(folder)
-    # A search of 'stapes shrink' leaves a plan, too, but no recipe of its own.
-    if not all((folder / name).is_file() for name in ("plan.json", "recipe.toml")):
-        raise StapesError(f"{folder}: no run folder; give the folder that 'stapes train' wrote.")
-    if not (folder / "clips.csv").is_file():
-        raise StapesError(
-            f"{folder}: this run does not say which recordings it used (no clips.csv); run the "
-            "same 'stapes train' again, it will add the file and train nothing twice."
-        )
-    dataset = load_dataset(folder / "clips.csv")
-    try:
-        facts = json.loads((folder / "data.json").read_text(encoding="utf-8"))
-        described = replace(
-            dataset,
-            name=str(facts["name"]),
-            licence=str(facts["licence"]),
-            citation=str(facts["citation"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StapesError(
-            f"{folder / 'data.json'}: damaged or missing ({error}); run the same 'stapes train' "
-            "again, it will write the file anew."
-        ) from None
-    return described, load_recipe(folder / "recipe.toml")
-
-
-def quantize_run(
-    folder: str | Path,
-    precision: Literal["float16", "int8"],
-    *,
-    out: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    cache: str | Path | None = None,
-    workers: int | None = None,
-    device: str = "auto",
-    reporter: Reporter | None = None,
-    command: str = "",
-) -> TrainResult:
-    """Store the networks of a finished run in another precision and score them again.
-
-    What comes out is what the same training with ``quantization.precision`` set would have given:
-    activations are calibrated on each network's training clips, and where int8 costs more than
-    half a point on the validation part (without one, on training clips), the network is fine-tuned
-    with quantisation in the loop.
-
-    Args:
-        folder: the run folder; its recordings must still be where they were.
-        precision: ``"float16"`` or ``"int8"``.
-        out: new run folder; none: ``<folder>-<precision>``.
-        overrides: ``quantization.field=value``, on top of the run's recipe.
-        cache, workers, device, reporter, command: as for :func:`train`.
-
-    Raises:
-        StapesError: no finished run, or one that is quantised already.
-        DataError: recordings are missing.
-        ConfigError: overrides of anything but the quantisation.
-    """
-    folder = Path(folder)
-    dataset, before = read_run(folder)
-    recipe = load_recipe(
-        folder / "recipe.toml", [*overrides, f"quantization.precision={precision}"]
-    )
-    if recipe.model_copy(update={"quantization": before.quantization}) != before:
-        raise ConfigError(
-            "--set changes more than the section quantization; train again to change the rest."
-        )
-    if before.quantization.precision != "float32":
-        raise StapesError(
-            f"{folder}: is {before.quantization.precision} already; give the run that was trained."
-        )
-    tasks = planned_members(folder)
-    named = folder if folder.name not in ("", "..") else folder.resolve()
-    run, splits, notes = open_run(
-        dataset,
-        recipe,
-        out=out if out is not None else f"{named}-{precision}",
-        seed=min(seed for _, seed in tasks),  # it drew the validation parts
-        force=True,  # the run has accepted its split
-        cache=cache,
-        workers=workers,
-        device=device,
-        trained=folder,
-        reporter=reporter,
-        command=command,
-    )
-    by_name = {split.name: split for split in splits}
-    if len(splits) == 1:  # a single split is called as it was in the run
-        by_name = {name: replace(splits[0], name=name) for name, _ in tasks}
-    parts = [
-        (by_name.get(name) or _everything(run.dataset, run.groups, recipe, seed), seed)
-        for name, seed in tasks
-    ]
-    before_run = replace(run, folder=folder)
-    if not all(
-        (before_run.member_folder(split, seed) / "model.safetensors").is_file()
-        for split, seed in parts
-    ):
-        raise StapesError(
-            f"{folder}: this run is not finished; run the same 'stapes train' again, it continues "
-            "where it was stopped."
-        )
-    with run.locked():
-        return _carry_out(run, parts, notes, workers=workers)
-
-
-def _carry_out(
+def carry_out(
     run: Run,
     tasks: Sequence[tuple[Split, int]],
     notes: Sequence[str],
@@ -451,7 +331,15 @@ def _carry_out(
     workers: int | None,
     ensemble: bool = False,
 ) -> TrainResult:
-    """Train every member, score, and write what the run leaves."""
+    """Train every member, or take it from disk; score, and write what the run leaves.
+
+    Args:
+        run: as :func:`open_run` gives it, its folder held.
+        tasks: split and seed of every member.
+        notes: for the reader of the score.
+        workers: threads that read recordings; none: all cores.
+        ensemble: as for :func:`train`.
+    """
     dataset, groups, accelerator = run.dataset, run.groups, run.accelerator
     run.claim(tasks)
     with accelerator.main_process_first():
@@ -511,56 +399,6 @@ def _carry_out(
     return result
 
 
-def _read_recipe(
-    recipe: str | Path | Recipe | None, overrides: Sequence[str], init: str | Path | None
-) -> Recipe:
-    """What to train by, with what comes from the model that training starts from."""
-    if isinstance(recipe, Recipe):
-        if overrides:
-            raise ValueError("overrides go with a recipe's name or file")
-        if init is not None:
-            tree = recipe.model_dump()
-            tree["initialization"] |= {"weights": "model", "file": str(init), "sha256": None}
-            recipe = parse_recipe(tree, recipe.name)
-    else:
-        start = []
-        if init is not None:  # in front: what is set by hand may be the number of its blocks
-            start = ["weights=model", f"file={json.dumps(str(init))}", "sha256=none"]
-        recipe = load_recipe(
-            recipe or ("small" if init is None else "finetune"),
-            # What comes from the model is refused below, where the message can name it.
-            [f"initialization.{part}" for part in start]
-            + [o for o in overrides if init is None or not _inherited(o)],
-        )
-    if recipe.initialization.weights != "model":
-        return recipe
-    for override in filter(_inherited, overrides):
-        if _section(override) == "audio" and _field(override) in WINDOWING:
-            continue
-        raise ConfigError(
-            f"--set {override}: that section comes from {recipe.initialization.file}, whose "
-            "weights fit no other; leave it out, or train from the start with --init none."
-        )
-    adopted = adopt_model(recipe)
-    if recipe.initialization.sha256 is not None:  # of a run, whose windows may have been others
-        windows = {k: getattr(recipe.audio, k) for k in WINDOWING}
-        adopted = adopted.model_copy(update={"audio": adopted.audio.model_copy(update=windows)})
-    own = [f for f in overrides if _section(f) == "audio" and _field(f) in WINDOWING]
-    return override_recipe(adopted, own)
-
-
-def _inherited(override: str) -> bool:
-    return _section(override) in INHERITED
-
-
-def _section(override: str) -> str:
-    return override.partition(".")[0].strip()
-
-
-def _field(override: str) -> str:
-    return override.partition("=")[0].partition(".")[2].strip()
-
-
 def _note_same_data(
     dataset: Dataset, parent: Bundle | None, notes: list[str], reporter: Reporter
 ) -> None:
@@ -574,7 +412,7 @@ def _note_same_data(
     reporter.note(f"Note: {notes[-1]}")
 
 
-def _everything(dataset: Dataset, groups: NDArray[np.int64], recipe: Recipe, seed: int) -> Split:
+def everything(dataset: Dataset, groups: NDArray[np.int64], recipe: Recipe, seed: int) -> Split:
     """All clips for training, less those that early stopping needs."""
     train, nobody = np.arange(len(dataset)), np.array([], dtype=np.int64)
     if recipe.training.early_stopping_epochs is None:

@@ -1,17 +1,21 @@
-"""The model that training starts from where nobody names one."""
+"""What training starts from: its recipe, and the shipped model where nobody names one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from stapes.catalogue import ShippedModel, nearest_start
+from stapes.config import Recipe, load_recipe, override_recipe, parse_recipe
 from stapes.data import Dataset
-from stapes.training.initialization import INHERITED, WINDOWING
+from stapes.errors import ConfigError
+from stapes.training.initialization import INHERITED, WINDOWING, adopt_model
 
-__all__ = ["FEW_CLIPS", "default_start", "leaves_start_open", "start_settings"]
+__all__ = ["FEW_CLIPS", "chosen_recipe", "default_start", "leaves_start_open", "start_settings"]
 
 FEW_CLIPS = 600
 """Recordings up to which training starts from a shipped model by default."""
@@ -22,15 +26,60 @@ _LOOKED_AT = 64
 _PART_OF = {"esc10": "esc50"}
 
 
+def chosen_recipe(
+    recipe: str | Path | Recipe | None, overrides: Sequence[str], init: str | Path | None
+) -> Recipe:
+    """The recipe to train by, with what comes from the model that training starts from.
+
+    Args:
+        recipe: name, TOML file or recipe; none: ``small``, or ``finetune`` with ``init``.
+        overrides: ``section.field=value``, on top of a name or file.
+        init: model to start from; none: what the recipe says.
+
+    Raises:
+        ConfigError: a wrong recipe, or settings of what comes from the model.
+        ModelFileError: a model that cannot be trained further.
+    """
+    if isinstance(recipe, Recipe):
+        if overrides:
+            raise ValueError("overrides go with a recipe's name or file")
+        if init is not None:
+            tree = recipe.model_dump()
+            tree["initialization"] |= {"weights": "model", "file": str(init), "sha256": None}
+            recipe = parse_recipe(tree, recipe.name)
+    else:
+        start = []
+        if init is not None:  # in front: what is set by hand may be the number of its blocks
+            start = ["weights=model", f"file={json.dumps(str(init))}", "sha256=none"]
+        recipe = load_recipe(
+            recipe or ("small" if init is None else "finetune"),
+            # What comes from the model is refused below, where the message can name it.
+            [f"initialization.{part}" for part in start]
+            + [o for o in overrides if init is None or not _inherited(o)],
+        )
+    if recipe.initialization.weights != "model":
+        return recipe
+    for override in filter(_inherited, overrides):
+        if _windowing(override):
+            continue
+        raise ConfigError(
+            f"--set {override}: that section comes from {recipe.initialization.file}, whose "
+            "weights fit no other; leave it out, or train from the start with --init none."
+        )
+    adopted = adopt_model(recipe)
+    if recipe.initialization.sha256 is not None:  # of a run, whose windows may have been others
+        windows = {k: getattr(recipe.audio, k) for k in WINDOWING}
+        adopted = adopted.model_copy(update={"audio": adopted.audio.model_copy(update=windows)})
+    return override_recipe(adopted, [f for f in overrides if _windowing(f)])
+
+
 def leaves_start_open(overrides: Sequence[str]) -> bool:
     """Whether these settings say nothing of the weights to start from and what comes with them."""
-    for override in overrides:
-        section, _, field = override.partition("=")[0].strip().partition(".")
-        if section == "audio" and field in WINDOWING:
-            continue
-        if section in (*INHERITED, "initialization"):
-            return False
-    return True
+    return not any(
+        _section(override) == "initialization"
+        or (_inherited(override) and not _windowing(override))
+        for override in overrides
+    )
 
 
 def start_settings(n_clips: int) -> list[str]:
@@ -74,3 +123,16 @@ def default_start(dataset: Dataset) -> ShippedModel | None:
         float(np.median(seconds)),
         data=_PART_OF.get(dataset.name, dataset.name),
     )
+
+
+def _inherited(override: str) -> bool:
+    return _section(override) in INHERITED
+
+
+def _section(override: str) -> str:
+    return override.partition(".")[0].strip()
+
+
+def _windowing(override: str) -> bool:
+    field = override.partition("=")[0].partition(".")[2].strip()
+    return _section(override) == "audio" and field in WINDOWING
