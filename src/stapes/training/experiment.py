@@ -209,6 +209,9 @@ def train(
         reporter=reporter,
         command=command,
     )
+    if run.recipe.distillation.teachers:
+        names = ", ".join(run.recipe.distillation.teachers)
+        notes.append(f"Taught by {names} besides the labels; what their use owes, this one owes.")
     for note in check_teachers(run.recipe, run.dataset, splits, force=force):
         notes.append(note)
         run.reporter.note(f"Note: {note}")
