@@ -14,9 +14,11 @@ import json
 import re
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stapes.bundle import Bundle, load_bundle, save_bundle
 from stapes.deploy.export import export
 from stapes.errors import StapesError
 from stapes.evaluation.card import file_facts, make_card
@@ -54,7 +56,7 @@ def ship(name: str, run: Path, folder: Path, **words: Any) -> dict[str, Any]:
     card = make_card(model, name=name, score=score, **words)
     with tempfile.TemporaryDirectory() as place:
         files = [Path(place) / f"{name}.{kind}" for kind in ("safetensors", "onnx")]
-        files[0].write_bytes(model.read_bytes())
+        save_bundle(_lean(load_bundle(model)), files[0])
         exported = export(run, "onnx", files[1])
         card["files"] = {file.name: file_facts(file) for file in files}
         contents = {file.name: file.read_bytes() for file in files}
@@ -73,6 +75,15 @@ def ship(name: str, run: Path, folder: Path, **words: Any) -> dict[str, Any]:
     sys.stdout.write(f"replayed: {exported.replayed}\n")
     sys.stdout.write(f"all shipped files: {total:,} of {LARGEST:,} bytes\n")
     return card
+
+
+def _lean(bundle: Bundle) -> Bundle:
+    """The model without its score's tables, which take kilobytes; the run's report has them."""
+    facts = dict(bundle.metadata)
+    for key in ("score", "cross_validated_score"):
+        if facts.get(key):
+            facts[key] = {**facts[key], "per_class": [], "confusion": [], "reliability": []}
+    return replace(bundle, metadata=facts)
 
 
 def teacher_score(run: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ ship esc50-500kB runs/esc50-500kB --teacher-run runs/densenet121 --start \
 $student --teacher runs/densenet121 --set model.width=33 --set quantization.precision=int8 \
   -o runs/esc50-128kB
 ship esc50-128kB runs/esc50-128kB --teacher-run runs/densenet121 \
+  --note "fold 1 of the official five; the others were not run" \
   --description "50 everyday sounds in 128 kB" \
   --intended-use "Sounds of animals, weather, people, the house and the street, on a microcontroller." \
   --limits "$unheard" --licence "CC BY-NC 3.0" --attribution "$esc" \
