@@ -42,6 +42,8 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     _table(folder / "clips.csv", [f"../{i}.wav" for i in range(4)])
     _table(folder / "1" / "seed-0" / "test.csv", [f"../../../{i}.wav" for i in range(2)])
+    for place in (folder / "1" / "seed-0", folder, tmp_path):  # a model is where it is asked for
+        (place / "model.safetensors").touch()
     return folder
 
 
@@ -57,6 +59,11 @@ def test_a_run_was_trained_on_all_and_a_lone_file_on_nothing_known(run: Path) ->
     assert clips_of_run(run).test == ()
     alone = clips_of_run(run.parent / "model.safetensors")
     assert alone.train == alone.test == ()
+
+
+def test_a_shipped_models_name_has_no_run(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run)
+    assert clips_of_run("esc50-128kB").train == (), "not what lies in the working folder"
 
 
 def test_recordings_that_have_gone_are_none(run: Path) -> None:
