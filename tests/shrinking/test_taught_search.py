@@ -13,7 +13,7 @@ import pytest
 
 import stapes
 from stapes.bundle import load_bundle, save_bundle
-from stapes.config import InitializationConfig
+from stapes.config import InitializationConfig, load_recipe
 from stapes.errors import DataError, StapesError
 from stapes.models.weights import file_sha256
 from stapes.shrinking import ShrinkResult, shrink
@@ -203,3 +203,6 @@ def test_a_run_that_started_from_a_model_is_searched_from_random_weights(
     assert any("started from trained weights" in line for line in notes.lines)
     assert search.run.recipe.initialization == InitializationConfig()
     assert search.run.parent is None
+    small = load_recipe("small")
+    assert search.run.recipe.augment == small.augment
+    assert search.run.recipe.training == small.training.model_copy(update={"epochs": 100})

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stapes.bundle import Bundle, save_bundle
-from stapes.config import InitializationConfig, Recipe, parse_recipe
+from stapes.config import InitializationConfig, Recipe, load_recipe, parse_recipe
 from stapes.data import Split, hold_out, write_manifest
 from stapes.errors import ConfigError, DataError, StapesError
 from stapes.evaluation.evaluate import store_probabilities
@@ -133,10 +133,11 @@ def shrink(
     dataset, recipe = read_run(run)
     recipe = taught_by(recipe, teachers)
     if recipe.initialization.weights != "random":
-        recipe = recipe.model_copy(update={"initialization": InitializationConfig()})
+        recipe = _from_random_weights(recipe)
         reporter.note(
             f"Note: {run} started from trained weights, which fit no other network; here all "
-            "networks start from random ones, the reference as well."
+            "networks start from random ones and are trained as by the recipe 'small', the "
+            "reference as well."
         )
     opened, splits, notes = open_run(
         dataset,
@@ -160,6 +161,19 @@ def shrink(
     search = _Search(opened, splits[0], limits, n_trials=trials, seed=seed, refit=refit)
     with opened.locked():
         return search.carry_out(workers=workers, notes=notes)
+
+
+def _from_random_weights(recipe: Recipe) -> Recipe:
+    """A recipe that started from trained weights, for networks that cannot."""
+    # What is enough to go on from those is too little to start from none.
+    small = load_recipe("small")
+    training = small.training.model_copy(update={"precision": recipe.training.precision})
+    update = {
+        "initialization": InitializationConfig(),
+        "training": training,
+        "augment": small.augment,
+    }
+    return recipe.model_copy(update=update)
 
 
 class _Search:
