@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from hits import write_few_hits
 from toy_catalogue import add_toy
 from toy_run import RATE, WINDOW, toy_bundle
@@ -20,6 +22,7 @@ from stapes.config import load_recipe
 from stapes.data import load_dataset
 from stapes.training.start import (
     FEW_CLIPS,
+    SHORTEST_WINDOW,
     default_start,
     leaves_start_open,
     start_settings,
@@ -123,6 +126,28 @@ def test_what_leaves_the_start_open() -> None:
 
 
 @pytest.mark.parametrize(("n_clips", "epochs"), [(5, 30), (300, 20), (600, 12), (6000, 12)])
-def test_fewer_recordings_are_heard_more_often(n_clips: int, epochs: int) -> None:
-    recipe = load_recipe("finetune", start_settings(n_clips))
+def test_fewer_recordings_are_heard_more_often(n_clips: int, epochs: int, hits: Path) -> None:
+    dataset = load_dataset(hits)
+    many = replace(dataset, clips=(dataset.clips * 6000)[:n_clips])
+    recipe = load_recipe("finetune", start_settings(many))
     assert recipe.training.epochs == epochs
+
+
+def test_windows_are_as_long_as_shipped_networks_need(tmp_path: Path) -> None:
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(4):
+            noise = np.random.default_rng(i).standard_normal(2400) / 9
+            soundfile.write(tmp_path / label / f"{i}.wav", noise, 16_000)
+    dataset = load_dataset(tmp_path)
+    assert f"audio.window_seconds={SHORTEST_WINDOW}" in start_settings(dataset)
+    starts = catalogue.starting_models()
+    assert starts, "the package has one"
+    for start in starts:
+        bundle = stapes.load_bundle(start.name)
+        frames = bundle.frontend.n_frames(round(SHORTEST_WINDOW * bundle.audio.sample_rate))
+        assert frames >= bundle.network.min_input_size
+    result = stapes.train(
+        dataset, overrides=["training.epochs=1"], out=tmp_path / "run", cache=tmp_path / "cache"
+    )
+    assert result.recipe.audio.window_seconds == SHORTEST_WINDOW

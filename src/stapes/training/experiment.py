@@ -174,7 +174,7 @@ def train(
     if init == "auto" and recipe is None and leaves_start_open(overrides):
         started = default_start(dataset)
     if started is not None:
-        init, overrides = started.name, [*start_settings(len(dataset)), *overrides]
+        init, overrides = started.name, [*start_settings(dataset), *overrides]
     elif init in ("auto", "none"):
         init = None
     recipe = taught_by(chosen_recipe(recipe, overrides, init), teachers)

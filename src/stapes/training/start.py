@@ -15,10 +15,20 @@ from stapes.data import Dataset
 from stapes.errors import ConfigError
 from stapes.training.initialization import INHERITED, WINDOWING, adopt_model
 
-__all__ = ["FEW_CLIPS", "chosen_recipe", "default_start", "leaves_start_open", "start_settings"]
+__all__ = [
+    "FEW_CLIPS",
+    "SHORTEST_WINDOW",
+    "chosen_recipe",
+    "default_start",
+    "leaves_start_open",
+    "start_settings",
+]
 
 FEW_CLIPS = 600
 """Recordings up to which training starts from a shipped model by default."""
+
+SHORTEST_WINDOW = 0.5
+"""Seconds; shorter windows would give shipped networks fewer frames than they need."""
 
 # Recordings whose format is looked at.
 _LOOKED_AT = 64
@@ -82,15 +92,19 @@ def leaves_start_open(overrides: Sequence[str]) -> bool:
     )
 
 
-def start_settings(n_clips: int) -> list[str]:
+def start_settings(dataset: Dataset) -> list[str]:
     """What the recipe ``finetune`` changes for so few recordings, as ``section.field=value``.
 
-    Their own length makes the windows; 6000 clips in all, in 12 to 30 epochs, are enough, and all
-    blocks learn at the same rate: results/README.md has the comparison.
+    Their own length makes the windows, as far as the shipped networks take so short ones. 6000
+    clips in all, in 12 to 30 epochs, and one rate for all blocks were enough in a few trials.
     """
-    epochs = min(30, max(12, round(6000 / n_clips)))
+    window = "auto"
+    _, seconds = _looked_at(dataset)
+    if seconds and np.quantile(seconds, 0.9) < SHORTEST_WINDOW:
+        window = str(SHORTEST_WINDOW)
+    epochs = min(30, max(12, round(6000 / len(dataset))))
     return [
-        "audio.window_seconds=auto",
+        f"audio.window_seconds={window}",
         f"training.epochs={epochs}",
         "training.learning_rate=4e-3",
         "training.layer_decay=1.0",
@@ -106,6 +120,18 @@ def default_start(dataset: Dataset) -> ShippedModel | None:
     """
     if len(dataset) > FEW_CLIPS:
         return None
+    rates, seconds = _looked_at(dataset)
+    if not rates:
+        return None
+    return nearest_start(
+        int(np.median(rates)),
+        float(np.median(seconds)),
+        data=_PART_OF.get(dataset.name, dataset.name),
+    )
+
+
+def _looked_at(dataset: Dataset) -> tuple[list[int], list[float]]:
+    """Sample rates (Hz) and lengths (seconds) of some recordings, by their headers."""
     rates, seconds = [], []
     for i in np.linspace(0, len(dataset) - 1, min(len(dataset), _LOOKED_AT)).astype(int):
         clip = dataset.clips[i]
@@ -116,13 +142,7 @@ def default_start(dataset: Dataset) -> ShippedModel | None:
         rates.append(found.samplerate)
         end = found.duration if clip.end is None else min(clip.end, found.duration)
         seconds.append(max(0.01, end - (clip.start or 0.0)))
-    if not rates:
-        return None
-    return nearest_start(
-        int(np.median(rates)),
-        float(np.median(seconds)),
-        data=_PART_OF.get(dataset.name, dataset.name),
-    )
+    return rates, seconds
 
 
 def _inherited(override: str) -> bool:
