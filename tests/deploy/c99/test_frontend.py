@@ -225,7 +225,7 @@ def test_sizes_and_features_hold_for_every_kind_of_processor(
 
 def test_the_stated_flash_is_that_of_the_tables(tmp_path: Path) -> None:
     if shutil.which("nm") is None:
-        pytest.skip("needs nm")
+        pytest.skip("needs nm (binutils)")
     frontend, channels, n = FRONT_ENDS["short taper, stereo"]
     normalizer = a_normalizer(frontend, channels)
     part = frontend_part(frontend, normalizer, AudioSettings(RATE, channels, n / RATE))
