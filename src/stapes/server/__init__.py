@@ -1,0 +1,1 @@
+"""Models over HTTP. Needs the light dependencies and those of the extra serve."""

@@ -1,0 +1,1 @@
+"""The page on which a browser runs an exported model. Needs the light dependencies only."""
