@@ -97,13 +97,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> BaseClassifier
         ConfigError: a device that is not there.
         MissingPackageError: a trained model where the training packages are not installed.
     """
-    from stapes.catalogue import find_model
+    from stapes.catalogue import exported_model, find_model
     from stapes.errors import ConfigError, training_packages
 
-    trained = "model.safetensors"
     given = find_model(path, "onnx" if str(device) == "cpu" else "safetensors")
-    inside = given / "model.onnx"
-    if given.suffix.lower() == ".onnx" or (inside.is_file() and not (given / trained).exists()):
+    if exported_model(given) is not None:
         if str(device) != "cpu":
             raise ConfigError(
                 f"--device {device}: the exported model {path} computes on the CPU; leave the "

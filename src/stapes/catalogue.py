@@ -21,6 +21,7 @@ __all__ = [
     "SHIPPED",
     "Kind",
     "ShippedModel",
+    "exported_model",
     "find_model",
     "nearest_start",
     "shipped_model",
@@ -123,6 +124,21 @@ def find_model(model: str | Path, kind: Kind) -> Path:
     if name == path.name and not path.suffix:
         raise UnknownNameError("model file, run folder or shipped model", name, _names())
     return path
+
+
+def exported_model(path: Path) -> Path | None:
+    """The exported model that a file or folder is, or holds as its only model.
+
+    Args:
+        path: as :func:`find_model` gives it.
+
+    Returns:
+        An ``.onnx`` file; none: it is a trained model, if it is one.
+    """
+    if path.suffix.lower() == ".onnx":
+        return path
+    inside = path / "model.onnx"
+    return inside if inside.is_file() and not (path / "model.safetensors").exists() else None
 
 
 def starting_models() -> list[ShippedModel]:

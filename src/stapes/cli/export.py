@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stapes.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stapes.web import Page
 
 __all__ = ["export"]
 
@@ -16,8 +20,9 @@ __all__ = ["export"]
 def export(
     model: Annotated[Path, typer.Argument(help="Model file, run folder or shipped model.")],
     to: Annotated[
-        Literal["onnx", "c"],
-        typer.Option(help="onnx: one file, waveform to probabilities; c: a folder of C99."),
+        Literal["onnx", "c", "web"],
+        typer.Option(help="onnx: one file, waveform to probabilities; c: a folder of C99; web: a "
+                     "page for the browser, which also takes an exported .onnx."),
     ],
     out: Annotated[
         Path | None,
@@ -48,6 +53,13 @@ def export(
     Recordings are replayed through the model and through what is to be written; where the answers
     differ, nothing is written. 'stapes predict MODEL.onnx FILES' needs no training packages.
     """
+    if to == "web" and not (precision or replay or calibrate or chunk):
+        from stapes.deploy.page import page_of_exported  # needs no training packages
+
+        page = page_of_exported(model, out)
+        if page is not None:
+            sys.stdout.write("\n".join(_page_lines(page)) + "\n")
+            return
     from stapes.deploy.export import export as write
 
     with Terminal():
@@ -56,7 +68,9 @@ def export(
             chunk=chunk,
         )  # fmt: skip
     lines = [f"written    {made.path} ({made.precision})"]
-    if made.c is None:
+    if made.page is not None:
+        lines = _page_lines(made.page)
+    elif made.c is None:
         lines.append(f"bytes      {made.size:,}")
     else:
         code = "the program" if made.c.code is None else f"a program of {made.c.code:,}"
@@ -74,3 +88,13 @@ def export(
             f"{found.difference:.1e}"
         )
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _page_lines(page: Page) -> list[str]:
+    return [
+        f"written    {page.path} ({page.precision})",
+        f"bytes      {page.size:,}, {page.gzip_size:,} from a server that compresses; the model is "
+        f"{page.model_size:,} of them",
+        f"open       python -m http.server -d {shlex.quote(str(page.path))}, then "
+        "http://localhost:8000",
+    ]

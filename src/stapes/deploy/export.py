@@ -18,6 +18,7 @@ from stapes.compression import quantize
 from stapes.deploy.c99.compiled import CompiledClassifier, can_compile
 from stapes.deploy.c99.folder import CExport, write_c
 from stapes.deploy.onnx import onnx_model
+from stapes.deploy.page import beside, page_of_exported
 from stapes.deploy.recordings import (
     calibration_windows,
     clip_windows,
@@ -30,12 +31,14 @@ from stapes.errors import ConfigError
 from stapes.evaluation.predict import Classifier
 from stapes.files import write_bytes
 from stapes.runtime import OnnxClassifier
+from stapes.web import Page, write_page
 
-__all__ = ["Export", "Target", "export", "export_c", "export_onnx", "in_eight_bits"]
+__all__ = ["Export", "Target", "export", "export_c", "export_onnx", "export_page", "in_eight_bits"]
 
-Target = Literal["onnx", "c"]
+Target = Literal["onnx", "c", "web"]
 ExportPrecision = Literal["float32", "int8"]
 
+_ENDINGS = {"onnx": ".onnx", "c": "-c", "web": "-web"}
 _REPLAYED = 32  # windows
 _BATCH = 16
 
@@ -45,12 +48,14 @@ class Export:
     """What was written.
 
     Attributes:
-        path: the file, or the folder of C sources.
+        path: the file, or the folder of C sources or of the page.
         precision: of the network in it.
-        size: bytes of the file; of C, the constants that lie in flash (without the program).
+        size: bytes of the file or of the page; of C, the constants that lie in flash (without the
+            program).
         agreement: of the replay; none where it could not be done.
         replayed: what was replayed, in words; or why nothing was.
-        c: what C takes; none for a file.
+        c: what C takes; none for other targets.
+        page: the page; none for other targets.
     """
 
     path: Path
@@ -59,6 +64,7 @@ class Export:
     agreement: Agreement | None
     replayed: str
     c: CExport | None = None
+    page: Page | None = None
 
 
 def export(
@@ -77,8 +83,9 @@ def export(
     differ, nothing is written (see :func:`stapes.deploy.replay.refuse_disagreement`).
 
     Args:
-        model: model file or run folder.
-        to: ``"onnx"``: one file from waveform to probabilities; ``"c"``: a folder of C99.
+        model: model file or run folder; for ``"web"`` also what was exported to ONNX already.
+        to: ``"onnx"``: one file from waveform to probabilities; ``"c"``: a folder of C99;
+            ``"web"``: a folder for any static web server, a page on which a browser runs the model.
         out: file or folder to write; none: beside the model.
         precision: ``"int8"`` of a model in floating point quantises it; none: the model's own
             (float16 becomes float32).
@@ -99,6 +106,13 @@ def export(
         raise ConfigError(f"--to {to}: must be one of {', '.join(get_args(Target))}.")
     if chunk is not None and to != "c":
         raise ConfigError("--chunk goes with --to c.")
+    if to == "web":
+        # What takes a trained model: of these options one is named in the refusal of another.
+        options = {"--precision": precision, "--replay": replay, "--calibrate": calibrate}
+        given = next((name for name, value in options.items() if value), None)
+        page = page_of_exported(model, out, given=given)
+        if page is not None:
+            return _of_page(page, None, "nothing: it was exported, and checked, before")
     bundle = load_bundle(model)
     wanted = precision or ("int8" if bundle.precision == "int8" else "float32")
     if wanted == "float32" and bundle.precision == "int8":
@@ -112,10 +126,13 @@ def export(
         bundle = in_eight_bits(bundle, _calibration(bundle, model, calibrate))
     classifier = Classifier(bundle)
     windows, replayed = _replay_windows(classifier, model, replay)
-    target = Path(out) if out is not None else _beside(Path(model), to)
+    target = Path(out) if out is not None else beside(Path(model), _ENDINGS[to])
     expected = classifier.probabilities(windows)
     if to == "onnx":
         return export_onnx(bundle, target, wanted, windows, expected, replayed)
+    if to == "web":
+        name = _name(Path(model))
+        return export_page(bundle, target, name, wanted, windows, expected, replayed)
     return export_c(bundle, target, wanted, windows, expected, replayed, chunk)
 
 
@@ -143,6 +160,51 @@ def export_onnx(
     """
     if target.suffix.lower() != ".onnx":
         raise ConfigError(f"--out {target}: must end in .onnx.")
+    content, agreement = _checked_onnx(bundle, target, precision, windows, expected)
+    write_bytes(target, content)
+    return Export(target, precision, len(content), agreement, replayed)
+
+
+def export_page(
+    bundle: Bundle,
+    target: Path,
+    name: str,
+    precision: ExportPrecision,
+    windows: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    replayed: str,
+) -> Export:
+    """Write the page of a model whose ONNX gives the expected probabilities of some windows.
+
+    Args:
+        bundle, target, precision, windows, expected, replayed: as for :func:`export_onnx`, with a
+            folder as target.
+        name: what the page calls the model.
+
+    Raises:
+        ConfigError: the network or front end cannot be exported, or the folder holds other files.
+        StapesError: other answers, or the folder cannot be written.
+    """
+    content, agreement = _checked_onnx(bundle, target, precision, windows, expected)
+    with tempfile.TemporaryDirectory() as folder:
+        exported = Path(folder) / "model.onnx"
+        exported.write_bytes(content)
+        page = write_page(exported, target, name=name)
+    return _of_page(page, agreement, replayed)
+
+
+def _of_page(page: Page, agreement: Agreement | None, replayed: str) -> Export:
+    precision: ExportPrecision = "int8" if page.precision == "int8" else "float32"
+    return Export(page.path, precision, page.size, agreement, replayed, page=page)
+
+
+def _checked_onnx(
+    bundle: Bundle,
+    target: Path,
+    precision: ExportPrecision,
+    windows: NDArray[np.float32],
+    expected: NDArray[np.float32],
+) -> tuple[bytes, Agreement]:
     content = onnx_model(bundle)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "model.onnx"
@@ -152,8 +214,7 @@ def export_onnx(
         del exported
     agreement = compare(expected, found)
     refuse_disagreement(agreement, precision, "ONNX Runtime", target)
-    write_bytes(target, content)
-    return Export(target, precision, len(content), agreement, replayed)
+    return content, agreement
 
 
 def export_c(
@@ -243,6 +304,7 @@ def _replay_windows(
     return made_up, f"{len(made_up)} made-up signals (--replay takes recordings)"
 
 
-def _beside(model: Path, to: Target) -> Path:
-    stem = model / "model" if model.is_dir() else model.with_suffix("")
-    return stem.with_name(stem.name + (".onnx" if to == "onnx" else "-c"))
+def _name(model: Path) -> str:
+    """What people call a model: its folder where the file has the name that every run gives it."""
+    path = model.resolve()
+    return path.parent.name if path.stem == "model" else path.stem if path.is_file() else path.name

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import tempfile
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +21,9 @@ from stapes.deploy.c99.frontend import VECTOR_BYTES, frontend_part, frontend_siz
 from stapes.deploy.c99.network import network_part
 from stapes.deploy.c99.part import Part
 from stapes.deploy.c99.text import comment, define, number
-from stapes.errors import ConfigError, StapesError
+from stapes.errors import ConfigError
 from stapes.features import LogMel, PerceptualMel
-from stapes.files import cannot_write, write_text
+from stapes.files import cannot_write, write_folder
 from stapes.inference.settings import AudioSettings
 from stapes.models.registry import network_settings
 
@@ -93,7 +91,8 @@ def write_c(
     folder = Path(folder)
     files, made = _files(bundle, folder, chunk, sparse, measure)
     _check_place(folder, set(files))
-    _write(folder, files, lambda aside: check and check(replace(made, folder=aside)))
+    contents = {name: text.encode(errors="surrogateescape") for name, text in files.items()}
+    write_folder(folder, contents, lambda aside: check and check(replace(made, folder=aside)))
     return made
 
 
@@ -347,38 +346,3 @@ def _check_place(folder: Path, names: set[str]) -> None:
         raise ConfigError(
             f"{folder}: holds other files than exported C ({foreign[0]}); name a new folder."
         )
-
-
-def _write(folder: Path, files: dict[str, str], check: Callable[[Path], object]) -> None:
-    """Make the folder aside and rename it, so that there is the old one, the new one or none."""
-    folder = folder.resolve()
-    mark = uuid.uuid4().hex[:8]
-    aside = folder.with_name(f".{folder.name}.{mark}.partial")
-    old = folder.with_name(f".{folder.name}.{mark}.old")
-    new_parents = [parent for parent in folder.parents if not parent.exists()]
-    try:
-        for name, text in files.items():
-            write_text(aside / name, text)
-        check(aside)
-        try:
-            if folder.exists():
-                folder.rename(old)
-            try:
-                aside.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-    except StapesError as error:
-        if str(aside) not in str(error):
-            raise
-        raise StapesError(str(error).replace(str(aside), str(folder))) from error
-    else:
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # not empty: all is well, or somebody else's
-            for parent in new_parents:
-                parent.rmdir()
