@@ -1,0 +1,368 @@
+/** What was opened and heard, and the one thing that is computed at a time. */
+
+import { decode } from "./engine/engine.js";
+import { time } from "./format.js";
+import { LiveSamples, RecordedSamples } from "./samples.js";
+
+/** @typedef {import("./engine/engine.js").Model} Model */
+/** @typedef {import("./engine/engine.js").Recording} Recording */
+/** @typedef {import("./engine/engine.js").WindowScores} WindowScores */
+/** @typedef {import("./samples.js").Samples} Samples */
+/**
+ * @typedef {"waiting" | "decoding" | "computing" | "done" | "stopped" | "failed" | "listening"} State
+ */
+/**
+ * One recording, and what is known about it.
+ *
+ * @typedef {{
+ *   name: string,
+ *   file: File | null,
+ *   state: State,
+ *   problem: string,
+ *   recording: Recording | null,
+ *   samples: Samples | null,
+ *   duration: number,
+ *   answer: Float32Array | null,
+ *   scores: WindowScores[],
+ *   hopSeconds: number | null,
+ *   progress: number,
+ *   secondsLeft: number | null,
+ * }} Item
+ *     file is none of what the microphone heard, whose recording is therefore kept; of the others
+ *     only the one that is looked at is held decoded. scores are those of the hop, all of them when
+ *     the state is done. progress is in [0, 1]; secondsLeft is none while nothing is known.
+ */
+
+const SHORT = 10; // windows up to which the answer for the whole comes before the timeline
+const SWITCH = "another recording is wanted first";
+
+/** Computes one recording after the other; tells `changed` about every step. */
+export class Session {
+  /**
+   * @param {Model} model
+   * @param {{
+   *   hopSeconds: () => number,
+   *   changed: (item: Item) => void,
+   *   selected: (item: Item) => void,
+   *   failed: (sentence: string) => void,
+   * }} view
+   */
+  constructor(model, view) {
+    this._model = model;
+    this._view = view;
+    /** @type {Item[]} */
+    this.items = [];
+    /** @type {Item | null} */
+    this.selected = null;
+    /** @type {AbortController | null} */
+    this._control = null;
+    /** @type {Item | null} */
+    this._busy = null;
+    /** @type {{stop: () => Promise<Recording>} | null} */
+    this._listening = null;
+    this._asking = false;
+  }
+
+  /** @returns {boolean} whether the microphone is on, or being asked for */
+  get listening() {
+    return this._asking || this._listening !== null;
+  }
+
+  /**
+   * Take up files; the first of them is looked at.
+   * @param {File[]} files
+   */
+  async open(files) {
+    if (this._listening) await this.stopListening();
+    const items = files.map((file) => newItem(file.name, file));
+    this.items.push(...items);
+    this.select(items[0]);
+  }
+
+  /**
+   * Look at a recording, and compute it next if that is to be done.
+   * @param {Item} item
+   */
+  select(item) {
+    const before = this.selected;
+    this.selected = item;
+    if (before && before !== item) release(before, this._busy);
+    if (item.state === "stopped" || (item.state === "done" && !item.recording)) {
+      item.state = "waiting";
+    }
+    this._view.selected(item);
+    if (this._busy && this._busy !== item && item.state === "waiting") {
+      this._control?.abort(SWITCH);
+    }
+    void this._work();
+  }
+
+  /**
+   * Forget a recording.
+   * @param {Item} item
+   */
+  remove(item) {
+    this.items = this.items.filter((other) => other !== item);
+    if (this._busy === item) this._control?.abort(SWITCH);
+  }
+
+  /** Stop computing: what is known stays, what waited is left. */
+  cancel() {
+    for (const item of this.items) {
+      if (item.state !== "waiting") continue;
+      item.state = "stopped";
+      this._view.changed(item);
+    }
+    this._control?.abort();
+  }
+
+  /** The hop has changed: all scores are computed anew. */
+  rescore() {
+    for (const item of this.items) {
+      if (item.state === "done" || item.state === "stopped") item.state = "waiting";
+    }
+    if (this._busy) this._control?.abort(SWITCH);
+    void this._work();
+  }
+
+  /** Listen to the microphone until `stopListening`; what was heard becomes a recording. */
+  async listen() {
+    if (this.listening) return;
+    this._asking = true;
+    this.cancel();
+    const item = newItem(`microphone ${stamp(new Date())}`, null);
+    item.state = "listening";
+    item.hopSeconds = this._view.hopSeconds();
+    /** @type {Float32Array[][]} */
+    let early = []; // sound that comes before its rate is known
+    /** @type {LiveSamples | null} */
+    let live = null;
+    try {
+      this._listening = await this._model.microphone({
+        hopSeconds: item.hopSeconds,
+        onScores: (scores) => {
+          item.scores.push(...scores);
+          this._view.changed(item);
+        },
+        onGap: ({ at, seconds }) => this._view.failed(gapSentence(at, seconds)),
+        onEnd: (message) => {
+          this._view.failed(sentence(new Error(message)));
+          void this.stopListening();
+        },
+        onSamples: (channels) => {
+          if (!live) {
+            early.push(channels);
+            return;
+          }
+          live.push(channels);
+          item.duration = live.length / live.rate;
+        },
+      });
+      const { sampleRate } = /** @type {any} */ (this._listening);
+      live = new LiveSamples(sampleRate);
+      early.forEach((channels) => live?.push(channels));
+      early = [];
+      item.samples = live;
+      this.items.push(item);
+      const before = this.selected;
+      this.selected = item;
+      if (before) release(before, this._busy);
+      this._view.selected(item);
+    } catch (error) {
+      this._view.failed(sentence(error));
+    } finally {
+      this._asking = false;
+    }
+  }
+
+  /** Stop the microphone, and answer what it heard as a whole. */
+  async stopListening() {
+    const listening = this._listening;
+    const item = this.items.find((other) => other.state === "listening");
+    if (!listening || !item) return;
+    this._listening = null;
+    try {
+      item.recording = await listening.stop();
+    } catch (error) {
+      item.state = "failed";
+      item.problem = sentence(error);
+      this._view.changed(item);
+      return;
+    }
+    item.recording.name = item.name;
+    item.scores = without(item.recording.offset ?? 0, item.scores);
+    item.duration = item.recording.duration;
+    item.samples = item.duration > 0 ? new RecordedSamples(item.recording) : null;
+    item.state = "waiting";
+    if (!item.duration) {
+      item.state = "failed";
+      item.problem = "The microphone gave no sound.";
+    }
+    if (this.selected === item) this._view.selected(item);
+    else this._view.changed(item);
+    void this._work();
+  }
+
+  /** Compute what waits, the recording that is looked at first, until nothing does. */
+  async _work() {
+    if (this._busy) return;
+    for (;;) {
+      const item =
+        this.selected?.state === "waiting"
+          ? this.selected
+          : this.items.find((other) => other.state === "waiting");
+      if (!item || this.listening) return;
+      this._busy = item;
+      this._control = new AbortController();
+      const { signal } = this._control;
+      try {
+        await this._compute(item, signal);
+        item.state = "done";
+      } catch (error) {
+        if (signal.aborted) {
+          item.state = signal.reason === SWITCH ? "waiting" : "stopped";
+        } else {
+          item.state = "failed";
+          item.problem = sentence(error);
+        }
+      } finally {
+        this._busy = this._control = null;
+      }
+      if (item !== this.selected) release(item, null);
+      this._view.changed(item);
+    }
+  }
+
+  /** @param {Item} item @param {AbortSignal} signal */
+  async _compute(item, signal) {
+    if (!item.recording) {
+      item.state = "decoding";
+      this._view.changed(item);
+      const recording = await decode(/** @type {File} */ (item.file));
+      signal.throwIfAborted();
+      item.recording = recording;
+      item.duration = recording.duration;
+      item.samples = new RecordedSamples(recording);
+      if (this.selected === item) this._view.selected(item);
+    }
+    item.state = "computing";
+    item.progress = 0;
+    item.secondsLeft = null;
+    this._view.changed(item);
+    const short = item.duration <= SHORT * this._model.info.window_seconds;
+    if (short) await this._answer(item, signal);
+    if (item.hopSeconds !== this._view.hopSeconds()) await this._score(item, signal);
+    await this._answer(item, signal);
+  }
+
+  /** @param {Item} item @param {AbortSignal} signal */
+  async _answer(item, signal) {
+    if (item.answer) return;
+    item.answer = await this._model.classify(/** @type {Recording} */ (item.recording), {
+      signal,
+      onProgress: this._progress(item, signal),
+    });
+    this._view.changed(item);
+  }
+
+  /** @param {Item} item @param {AbortSignal} signal */
+  async _score(item, signal) {
+    const hopSeconds = this._view.hopSeconds();
+    item.hopSeconds = null;
+    item.scores = [];
+    const scores = await this._model.windows(/** @type {Recording} */ (item.recording), {
+      hopSeconds,
+      signal,
+      onScores: (found) => {
+        if (signal.aborted) return;
+        item.scores.push(...found);
+        this._view.changed(item);
+      },
+      onProgress: this._progress(item, signal),
+    });
+    signal.throwIfAborted();
+    item.scores = scores;
+    item.hopSeconds = hopSeconds;
+  }
+
+  /**
+   * How far one of the two passes over a recording is.
+   * @param {Item} item @param {AbortSignal} signal
+   */
+  _progress(item, signal) {
+    const began = performance.now();
+    item.progress = 0;
+    item.secondsLeft = null;
+    return (/** @type {number} */ fraction) => {
+      if (signal.aborted) return;
+      const seconds = (performance.now() - began) / 1000;
+      item.progress = fraction;
+      item.secondsLeft = seconds > 1 && fraction > 0 ? (seconds / fraction) * (1 - fraction) : null;
+      this._view.changed(item);
+    };
+  }
+}
+
+/** @param {string} name @param {File | null} file @returns {Item} */
+function newItem(name, file) {
+  return {
+    name,
+    file,
+    state: "waiting",
+    problem: "",
+    recording: null,
+    samples: null,
+    duration: 0,
+    answer: null,
+    scores: [],
+    hopSeconds: null,
+    progress: 0,
+    secondsLeft: null,
+  };
+}
+
+/**
+ * Let go of decoded samples that can be had again from the file.
+ * @param {Item} item
+ * @param {Item | null} busy
+ */
+function release(item, busy) {
+  if (!item.file || item === busy) return;
+  item.recording = null;
+  item.samples = null;
+}
+
+/**
+ * Scores of what is left when the first seconds are gone.
+ * @param {number} seconds
+ * @param {WindowScores[]} scores
+ * @returns {WindowScores[]}
+ */
+function without(seconds, scores) {
+  if (!seconds) return scores;
+  return scores
+    .filter(({ end }) => end > seconds)
+    .map(({ start, end, probabilities }) => ({
+      start: Math.max(0, start - seconds),
+      end: end - seconds,
+      probabilities,
+    }));
+}
+
+/** @param {number} at @param {number} seconds */
+function gapSentence(at, seconds) {
+  return `At ${time(at)} there are ${seconds.toFixed(1)} s without answers: this device is too slow for so short a hop.`;
+}
+
+/** @param {unknown} error */
+function sentence(error) {
+  const text = error instanceof Error ? error.message : String(error);
+  return /[.!?]$/.test(text) ? text : `${text}.`;
+}
+
+/** @param {Date} date */
+function stamp(date) {
+  const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
+  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
+  return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join("-")}`;
+}

@@ -1,0 +1,316 @@
+/** The recording that is looked at: picture, events, answer, playing; kept true to what is known. */
+
+import { findEvents } from "./engine/engine.js";
+import { Bars, top } from "./bars.js";
+import { colourMap } from "./colours.js";
+import { element } from "./element.js";
+import { clock, count, percent, readable, time } from "./format.js";
+import { frequencyTicks } from "./frequencies.js";
+import { Player } from "./player.js";
+import { drawTimeAxis } from "./seconds.js";
+import { Spectrogram } from "./spectrogram.js";
+import { EventTable } from "./table.js";
+import { Timeline } from "./timeline.js";
+import { TimeView } from "./view.js";
+
+/** @typedef {import("./session.js").Item} Item */
+/** @typedef {import("./controls.js").Settings} Settings */
+/** @typedef {{start: number, end: number, label: string, score: number}} Event */
+
+const LIVE_SECONDS = 20; // in view while listening
+
+export class Workbench {
+  /**
+   * @param {{labels: string[], sample_rate: number, window_seconds: number}} info of the model
+   * @param {() => Settings} settings
+   * @param {(label: string) => void} lead called with the label that leads while listening
+   */
+  constructor(info, settings, lead) {
+    this._info = info;
+    this._settings = settings;
+    this._lead = lead;
+    /** @type {Item | null} */
+    this._item = null;
+    /** @type {Event[]} */
+    this.events = [];
+    /** @type {Event | null} */
+    this._playing = null;
+    this._place = 0; // seconds, where playing begins
+    this._stale = false; // the events are not those of the scores and settings any more
+    this._frame = 0;
+    this._told = -1; // window that the bars show
+    this._stage();
+    this._actions();
+  }
+
+  _stage() {
+    this._canvas = element("spectrogram", HTMLCanvasElement);
+    this._spectrogram = new Spectrogram(this._canvas);
+    this._scroller = element("scroller");
+    this._view = new TimeView(this._scroller, element("strip"), () => this.refresh());
+    this._bars = new Bars(element("bars", HTMLOListElement));
+    this._player = new Player(() => this._played());
+    this._table = new EventTable(
+      element("rows", HTMLTableSectionElement),
+      element("more", HTMLButtonElement),
+      (event) => this._toggle(event),
+    );
+    this._timeline = new Timeline(element("lane"), {
+      play: (event) => this._toggle(event),
+      reveal: (event) => {
+        this._view.reveal(event.start, event.end);
+        this.refresh();
+      },
+    });
+    this._timeline.labels = this._info.labels;
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    const colour = () => {
+      this._spectrogram.recolour(colourMap(dark.matches ? "dark" : "light"));
+      this.refresh();
+    };
+    dark.addEventListener("change", colour);
+    colour();
+  }
+
+  _actions() {
+    const play = () => {
+      if (this._player.playing) this._player.stop();
+      else void this._playFrom(this._place >= (this._item?.duration ?? 0) - 0.05 ? 0 : this._place);
+    };
+    element("play").addEventListener("click", play);
+    element("zoom-in").addEventListener("click", () => this._view.zoom(1));
+    element("zoom-out").addEventListener("click", () => this._view.zoom(-1));
+    element("fit").addEventListener("click", () => this._view.fit());
+    /** @type {Record<string, () => void>} */
+    const keys = {
+      " ": play,
+      "+": () => this._view.zoom(1),
+      "=": () => this._view.zoom(1),
+      "-": () => this._view.zoom(-1),
+      0: () => this._view.fit(),
+    };
+    this._scroller.addEventListener("keydown", (event) => {
+      const key = keys[event.key];
+      if (!key || event.target !== this._scroller || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      if (this._playable || event.key !== " ") key();
+    });
+    this._canvas.addEventListener("click", (event) => {
+      const x = event.clientX - this._scroller.getBoundingClientRect().left;
+      this._place = Math.min(this._item?.duration ?? 0, this._view.from + x / this._view.pixelsPerSecond);
+      if (this._playable) void this._playFrom(this._place);
+    });
+  }
+
+  /** @returns {boolean} whether there is sound to play */
+  get _playable() {
+    return Boolean(this._item?.recording);
+  }
+
+  /**
+   * Look at another recording, or at one that has just been decoded.
+   * @param {Item} item
+   */
+  open(item) {
+    const other = item !== this._item;
+    this._item = item;
+    this._player.load(item.recording);
+    if (other) {
+      this._place = 0;
+      this._timeline.show([], false);
+      this._table.show([], false);
+    }
+    // What the model hears: frequencies above half its rate are not drawn.
+    this._spectrogram.show(item.samples, this._info.sample_rate / 2);
+    if (item.state === "listening") this._view.follow(LIVE_SECONDS);
+    else this._view.open(item.duration);
+    this.update(item);
+  }
+
+  /**
+   * More is known about a recording.
+   * @param {Item} item
+   */
+  update(item) {
+    if (item !== this._item) return;
+    this._stale = true;
+    this._told = -1;
+    this.refresh();
+  }
+
+  /** Other settings: other events of the same scores. */
+  resettle() {
+    this._stale = true;
+    this.refresh();
+  }
+
+  /** Draw in the next frame. */
+  refresh() {
+    this._frame ||= requestAnimationFrame(() => {
+      this._frame = 0;
+      this._draw();
+    });
+  }
+
+  _draw() {
+    const item = this._item;
+    if (!item) return;
+    if (item.state === "listening" && item.duration !== this._view.duration) {
+      this._view.grow(item.duration);
+    }
+    if (this._stale) this._findEvents(item);
+    const position = this._player.position;
+    if (position !== null) {
+      this._place = position;
+      this._view.reveal(position);
+    }
+    const { from, to, pixelsPerSecond, width } = this._view;
+    const height = this._canvas.clientHeight;
+    const more = this._spectrogram.draw({ from, pixelsPerSecond, width, height });
+    drawTimeAxis(element("seconds", HTMLCanvasElement), {
+      from,
+      pixelsPerSecond,
+      width,
+      height: 24,
+      until: Math.max(item.duration, this._view.duration),
+    });
+    this._drawFrequencies(height);
+    this._timeline.draw({ from, to, pixelsPerSecond });
+    this._drawPlace(item);
+    this._answer(item);
+    if (more || position !== null || item.state === "listening") this.refresh();
+  }
+
+  /** @param {Item} item */
+  _findEvents(item) {
+    this._stale = false;
+    const { threshold, release, smoothing } = this._settings();
+    this.events = item.scores.length
+      ? findEvents(item.scores, this._info.labels, { threshold, release, smoothing })
+      : [];
+    const playable = this._playable;
+    this._timeline.show(this.events, playable);
+    this._table.show(this.events, playable);
+    element("play", HTMLButtonElement).disabled = !playable;
+    element("table").hidden = !this.events.length;
+    element("events-title").textContent = this.events.length
+      ? count(this.events.length, "event")
+      : "Events";
+    const none = element("no-events");
+    none.hidden = this.events.length > 0;
+    const over = ["done", "stopped"].includes(item.state);
+    none.textContent = over
+      ? "No label reaches the threshold: lower it to see events."
+      : "None so far.";
+    element("csv", HTMLButtonElement).disabled = !this.events.length;
+  }
+
+  /** @param {number} height */
+  _drawFrequencies(height) {
+    const highest = this._info.sample_rate / 2;
+    const axis = element("frequencies");
+    if (axis.dataset.height === String(height)) return;
+    axis.dataset.height = String(height);
+    axis.replaceChildren(
+      ...frequencyTicks(highest, height).map((tick) => {
+        const label = document.createElement("span");
+        label.textContent = tick.label;
+        label.style.top = `${tick.fromTop}px`;
+        return label;
+      }),
+    );
+  }
+
+  /** @param {Item} item */
+  _drawPlace(item) {
+    const playhead = element("playhead");
+    playhead.hidden = !this._playable || (this._place === 0 && !this._player.playing);
+    playhead.style.transform = `translateX(${this._place * this._view.pixelsPerSecond}px)`;
+    playhead.dataset.seconds = this._place.toFixed(3);
+    const live = item.state === "listening";
+    element("clock").textContent = live
+      ? clock(item.duration)
+      : `${clock(this._place)} / ${clock(item.duration)}`;
+  }
+
+  /**
+   * The bars: of the present while listening, of the moment that is heard, or of the whole.
+   * @param {Item} item
+   */
+  _answer(item) {
+    const live = item.state === "listening";
+    const at = this._player.playing || live || !item.answer ? this._windowAt(item) : -2;
+    if (at === this._told) return;
+    this._told = at;
+    const window = item.scores[at];
+    const probabilities = at === -2 ? item.answer : (window?.probabilities ?? null);
+    const title = element("answer-title");
+    if (at === -2) title.textContent = "Whole recording";
+    else if (live) title.textContent = "Now";
+    else title.textContent = window ? `At ${time(window.start)}` : "Labels";
+    this._bars.show(probabilities, this._info.labels);
+    const answer = element("answer");
+    if (!probabilities) {
+      answer.textContent = live ? "Listening" : item.state === "failed" ? "No answer" : "";
+      answer.dataset.label = "";
+      return;
+    }
+    const [best] = top(probabilities, 1);
+    const label = this._info.labels[best];
+    if (answer.dataset.label !== label) answer.textContent = readable(label);
+    answer.dataset.label = label;
+    if (live && probabilities[best] >= this._settings().threshold) {
+      this._lead(`${readable(label)}, ${percent(probabilities[best])}`);
+    }
+  }
+
+  /** @param {Item} item @returns {number} the window that speaks for the place, -1 for none */
+  _windowAt(item) {
+    const { scores } = item;
+    if (!this._player.playing) return scores.length - 1;
+    let [low, high] = [0, scores.length - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (scores[middle].end > this._place) high = middle;
+      else low = middle + 1;
+    }
+    return scores.length ? low : -1;
+  }
+
+  /** @param {Event} event */
+  _toggle(event) {
+    if (this._playing && this._playing.start === event.start && this._player.playing) {
+      this._player.stop();
+      return;
+    }
+    const { duration } = this._item ?? { duration: 0 };
+    void this._player.play(event.start, Math.min(duration, event.end)).then(() => {
+      this._playing = event;
+      this._markPlaying();
+    });
+  }
+
+  /** @param {number} seconds */
+  async _playFrom(seconds) {
+    await this._player.play(seconds, this._item?.duration ?? 0);
+    this._playing = null;
+    this._markPlaying();
+  }
+
+  _played() {
+    if (!this._player.playing) this._playing = null;
+    this._markPlaying();
+  }
+
+  _markPlaying() {
+    const { playing } = this._player;
+    const button = element("play");
+    button.setAttribute("aria-label", playing ? "Stop" : "Play");
+    button.classList.toggle("playing", playing);
+    element("sound").classList.toggle("playing", playing);
+    this._timeline.playing = this._playing;
+    this._table.playing = this._playing;
+    this._told = -1;
+    this.refresh();
+  }
+}
