@@ -16,8 +16,8 @@ import soundfile
 from damage import damaged_files
 from toy_run import LABELS, RATE, WINDOW, noise_of, toy_bundle
 
+from stapes import files
 from stapes.bundle import Bundle
-from stapes.deploy.c99 import folder as folders
 from stapes.deploy.c99.compiled import c_compiler, can_compile
 from stapes.deploy.c99.folder import CExport, made_up_sound, write_c
 from stapes.errors import ConfigError, StapesError
@@ -431,16 +431,16 @@ def test_a_failure_leaves_the_old_folder(
             raise full
         return rename(path, target)
 
-    def failing_text(path: Path, text: str) -> None:
+    def failing_bytes(path: Path, content: bytes) -> None:
         if path.name == "stapes.c":
-            raise folders.cannot_write(path, full)
+            raise files.cannot_write(path, full)
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(content)
 
     if fails_at == "renaming":
         monkeypatch.setattr(Path, "rename", failing)
     else:
-        monkeypatch.setattr(folders, "write_text", failing_text)
+        monkeypatch.setattr(files, "write_bytes", failing_bytes)
     with pytest.raises(StapesError, match="disk is full") as caught:
         write_c(moved(plain), folder, measure=False)
     assert ".partial" not in str(caught.value)

@@ -1,6 +1,8 @@
 /** Recordings in: any format that is WAV or that the browser knows, at the file's own rate. */
 
 import { readHeader } from "./headers.js";
+import { joined } from "./joined.js";
+import { Converter } from "./resample.js";
 import { isWav, readWav } from "./wav.js";
 
 /** As in stapes.audio: damaged headers and samples lie outside. */
@@ -8,6 +10,8 @@ const MIN_SAMPLE_RATE = 100;
 const MAX_SAMPLE_RATE = 1_000_000;
 const MAX_CHANNELS = 256;
 const MAX_AMPLITUDE = 1e12;
+
+const MOST_MISSING = 4096; // samples: half of the longest block of Vorbis
 
 /**
  * Decode a recording, by its content alone.
@@ -66,10 +70,37 @@ async function decodeInBrowser(content) {
       { cause: error },
     );
   }
-  const channels = Array.from({ length: buffer.numberOfChannels }, (_, channel) =>
+  let channels = Array.from({ length: buffer.numberOfChannels }, (_, channel) =>
     buffer.getChannelData(channel).slice(),
   );
-  return { sampleRate: buffer.sampleRate, channels };
+  channels = whole(channels, header.frames ?? 0);
+  if (header.bits === 16) channels.forEach(evenScale);
+  const { givenRate = sampleRate } = header;
+  if (givenRate !== sampleRate) {
+    const converter = new Converter(sampleRate, channels.length, givenRate, channels.length);
+    const parts = [converter.push(channels), converter.finish()];
+    channels = channels.map((_, channel) => joined(parts.map((part) => part[channel])));
+  }
+  return { sampleRate: givenRate, channels };
+}
+
+/** Browsers may lose the last block of Vorbis: of as many samples, silence takes the place. */
+function whole(channels, frames) {
+  const missing = frames - channels[0].length;
+  if (!(missing > 0 && missing <= MOST_MISSING)) return channels;
+  return channels.map((samples) => joined([samples, new Float32Array(missing)]));
+}
+
+/**
+ * Some browsers make 16-bit samples above 0 floating point by 1 / 32767, and those below by 1 / 32768;
+ * libsndfile and others take the latter for both. What was done is seen in the samples.
+ * @param {Float32Array} samples changed in place
+ */
+function evenScale(samples) {
+  if (samples.every((x) => Number.isInteger(x * 32768))) return;
+  const level = (x) => x * (x > 0 ? 32767 : 32768);
+  if (!samples.every((x) => Math.abs(level(x) - Math.round(level(x))) < 0.01)) return;
+  for (let i = 0; i < samples.length; i++) samples[i] = Math.round(level(samples[i])) / 32768;
 }
 
 function checkValues(samples, sampleRate, name) {

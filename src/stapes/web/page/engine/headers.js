@@ -1,14 +1,20 @@
 /**
- * The sample rate that a compressed recording's own header states.
+ * What a compressed recording's own header states.
  *
  * A browser decodes to the rate of its audio context, resampling where it must. Asked for the file's
  * own rate, it gives what its decoder gave.
+ *
+ * @typedef {object} Header
+ * @property {string} format for messages
+ * @property {number|null} sampleRate Hz at which the coding runs; none: it does not say
+ * @property {number} [givenRate] Hz at which libsndfile decodes it, where that is another
+ * @property {number} [frames] samples of a channel
+ * @property {number} [bits] of a sample, where there is no loss
  */
 
 /**
  * @param {ArrayBuffer} content
- * @returns {{format: string, sampleRate: number|null}|null} none: not a format known here. The rate is
- *     none where the header does not say it
+ * @returns {Header|null} none: not a format known here
  */
 export function readHeader(content) {
   const bytes = new Uint8Array(content);
@@ -18,25 +24,50 @@ export function readHeader(content) {
 }
 
 function flac(bytes, at) {
-  if (!has(bytes, at, "fLaC") || bytes.length < at + 22) return null;
-  // STREAMINFO comes first: after 4 bytes of its header and 10 of block and frame sizes, 20 bits.
-  const i = at + 18;
-  return { format: "FLAC", sampleRate: (bytes[i] << 12) | (bytes[i + 1] << 4) | (bytes[i + 2] >> 4) };
+  if (!has(bytes, at, "fLaC") || bytes.length < at + 26) return null;
+  // STREAMINFO comes first: after 4 bytes of its header and 10 of block and frame sizes there are 20
+  // bits of rate, 3 of channels, 5 of sample size, 36 of length; each number less one but rate, length.
+  const [a, b, c, d] = bytes.subarray(at + 18, at + 22);
+  const frames = (d & 15) * 2 ** 32 + new DataView(bytes.buffer).getUint32(at + 22);
+  const bits = (((c & 1) << 4) | (d >> 4)) + 1;
+  return { format: "FLAC", sampleRate: (a << 12) | (b << 4) | (c >> 4), frames, bits };
 }
+
+const OPUS_RATES = [8000, 12000, 16000, 24000, 48000];
 
 function ogg(bytes) {
   if (!has(bytes, 0, "OggS") || bytes.length < 27) return null;
   const packet = 27 + bytes[26];
   const view = new DataView(bytes.buffer);
+  const last = lastGranule(view);
   if (has(bytes, packet, "\x01vorbis") && bytes.length >= packet + 16) {
-    return { format: "Ogg Vorbis", sampleRate: view.getUint32(packet + 12, true) };
+    return { format: "Ogg Vorbis", sampleRate: view.getUint32(packet + 12, true), frames: last };
   }
-  // Opus always runs at 48 kHz; the header's rate is that of the recording before it was encoded.
-  if (has(bytes, packet, "OpusHead")) return { format: "Opus", sampleRate: 48000 };
+  if (has(bytes, packet, "OpusHead") && bytes.length >= packet + 16) {
+    // Opus runs at 48 kHz. libopus can give fewer, and libsndfile asks it for the rate of the
+    // recording before it was encoded, where that is one of its rates.
+    const before = view.getUint32(packet + 12, true);
+    const givenRate = OPUS_RATES.includes(before) ? before : 48000;
+    const frames = last - view.getUint16(packet + 10, true);
+    return { format: "Opus", sampleRate: 48000, givenRate, frames };
+  }
   if (has(bytes, packet, "\x7fFLAC")) {
-    return { format: "Ogg FLAC", sampleRate: flac(bytes, packet + 9)?.sampleRate ?? null };
+    return { format: "Ogg FLAC", sampleRate: null, ...flac(bytes, packet + 9) };
   }
   return { format: "Ogg", sampleRate: null };
+}
+
+/** The position at which an Ogg stream ends, which its last page says; 0 where there is none. */
+function lastGranule(view) {
+  const bytes = new Uint8Array(view.buffer);
+  for (let at = bytes.length - 27; at >= Math.max(0, bytes.length - (1 << 17)); at--) {
+    if (bytes[at] !== 0x4f || !has(bytes, at, "OggS")) continue;
+    // Of another stream, in a chain of them, it says nothing about the whole.
+    const same = view.getUint32(at + 14, true) === view.getUint32(14, true);
+    const granule = view.getBigInt64(at + 6, true);
+    return same && granule > 0n ? Number(granule) : 0;
+  }
+  return 0;
 }
 
 /** The first audio track's sample description: moov / trak / mdia / minf / stbl / stsd. */

@@ -1,5 +1,6 @@
 /** A model that listens to the microphone. */
 
+import { joined } from "./joined.js";
 import { openMicrophone } from "./microphone.js";
 
 const KEPT_MINUTES = 15; // of sound: 165 MiB a channel at 48 kHz
@@ -61,15 +62,9 @@ export class Listening {
     if (this._failure) throw this._failure;
     this._tell(await this._stream.finish());
     const { sampleRate } = this;
-    const channels = Array.from({ length: this._microphone.channels }, (_, channel) => {
-      const samples = new Float32Array(this._keptSamples);
-      let at = 0;
-      for (const block of this._kept) {
-        samples.set(block[channel], at);
-        at += block[channel].length;
-      }
-      return samples;
-    });
+    const channels = Array.from({ length: this._microphone.channels }, (_, channel) =>
+      joined(this._kept.map((block) => block[channel])),
+    );
     const duration = this._keptSamples / sampleRate;
     return { name: "microphone", sampleRate, channels, duration, offset: this._dropped / sampleRate };
   }
@@ -149,15 +144,4 @@ export class Listening {
   _tell(scores) {
     if (scores.length) this._hearer.onScores?.(scores);
   }
-}
-
-/** A copy, which the worker may have. */
-function joined(parts) {
-  const whole = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
 }
