@@ -1,0 +1,178 @@
+"""The engine in the browser, judged by Python: the same numbers for the same sound."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from browsing import packed, unpacked
+
+from stapes.audio import convert, read
+from stapes.inference import WindowScores, merge_events
+from stapes.runtime import OnnxClassifier, load
+
+pytestmark = pytest.mark.browser
+
+_DECODE = """async ([content, name]) => {
+  const file = new File([bytes(content)], name);
+  const found = await engine.decode(file);
+  return { ...found, channels: found.channels.map(packed) };
+}"""
+_CLASSIFY = """async ([name, content, hopSeconds]) => {
+  const found = await model(name);
+  const recording = await engine.decode(new File([bytes(content)], "sound"));
+  const progress = [];
+  const onProgress = (fraction) => progress.push(fraction);
+  const told = [];
+  const onScores = (scores) => told.push(...scores);
+  const mean = await found.classify(recording);
+  const scores = await found.windows(recording, { hopSeconds, onProgress, onScores });
+  const row = ({ start, end, probabilities }) => [start, end, packed(probabilities)];
+  const same = told.length === scores.length && told.every((one, i) => one === scores[i]);
+  return { mean: packed(mean), scores: scores.map(row), progress, same };
+}"""
+_RESAMPLE = """async ([samples, fromRate, toRate, lengths]) => {
+  const { Resampler } = await import(`${location.origin}/drum-hits/engine/resample.js`);
+  const resampler = new Resampler(fromRate, toRate);
+  const all = floats(samples);
+  const parts = [];
+  let at = 0;
+  for (let i = 0; at < all.length; i++) {
+    const length = lengths[i % lengths.length];
+    parts.push(resampler.push(all.subarray(at, at + length)));
+    at += length;
+  }
+  parts.push(resampler.finish());
+  const { joined } = await import(`${location.origin}/drum-hits/engine/joined.js`);
+  return packed(joined(parts));
+}"""
+
+
+def _decoded(page: Any, path: Path) -> tuple[int, np.ndarray]:
+    found = page.evaluate(_DECODE, [packed(path.read_bytes()), path.name])
+    return found["sampleRate"], np.stack([unpacked(channel) for channel in found["channels"]])
+
+
+def _sound(rate: int, seconds: float, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """(N, C): noise that swells, and a tone that rises."""
+    random = np.random.default_rng(seed)
+    t = np.arange(round(rate * seconds)) / rate
+    tone = 0.3 * np.sin(2 * np.pi * (200 + 150 * t) * t)
+    noise = 0.2 * random.standard_normal((len(t), channels)) * np.sin(0.7 * t[:, None]) ** 2
+    return (noise + tone[:, None]).astype(np.float32)
+
+
+# --- decoding ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
+)
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
+def test_wav_is_decoded_to_the_bit(
+    container: str, subtype: str, blank: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, _sound(16000, 0.31, 3), 16000, format=container, subtype=subtype)
+    rate, found = _decoded(blank, path)
+    assert rate == 16000
+    np.testing.assert_array_equal(found, read(path))
+
+
+@pytest.mark.parametrize(
+    ("container", "subtype", "rate", "tolerance"),
+    [
+        ("FLAC", "PCM_16", 44100, 0), ("FLAC", "PCM_24", 48000, 0), ("FLAC", "PCM_16", 8000, 0),
+        ("OGG", "VORBIS", 44100, 1e-6), ("OGG", "VORBIS", 16000, 1e-6),
+        ("OGG", "OPUS", 48000, 1e-6), ("MP3", "MPEG_LAYER_III", 44100, 1e-4),
+        ("MP3", "MPEG_LAYER_III", 22050, 1e-4), ("MP3", "MPEG_LAYER_III", 8000, 1e-4),
+    ],
+)  # fmt: skip
+def test_other_formats_are_decoded_as_libsndfile_does(
+    container: str, subtype: str, rate: int, tolerance: float, blank: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "sound"
+    soundfile.write(path, _sound(rate, 1.37, 2), rate, format=container, subtype=subtype)
+    found_rate, found = _decoded(blank, path)
+    expected = read(path)
+    assert (found_rate, found.shape) == (rate, expected.shape)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
+
+
+# --- resampling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rates", "decibels"),
+    [
+        ((44100, 22050), -110), ((48000, 16000), -110), ((8000, 16000), -110),
+        ((96000, 16000), -60), ((44100, 16000), -60), ((48000, 22050), -60),
+        ((32000, 22050), -60), ((16000, 22050), -60), ((8000, 22050), -60),
+        ((96000, 22050), -60), ((44101, 22050), -60),
+    ],
+)  # fmt: skip
+def test_resampling_is_soxrs(rates: tuple[int, int], decibels: float, blank: Any) -> None:
+    samples = np.random.default_rng(1).standard_normal(30011).astype(np.float32)
+    expected = convert(samples[None], *rates)[0]
+    found = unpacked(blank.evaluate(_RESAMPLE, [packed(samples), *rates, [len(samples)]]))
+    assert found.shape == expected.shape
+    residual = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+    assert 20 * np.log10(residual) < decibels
+
+
+@pytest.mark.parametrize("rates", [(44100, 16000), (8000, 22050), (44101, 22050)])
+def test_blocks_of_any_length_are_resampled_as_a_whole(rates: tuple[int, int], blank: Any) -> None:
+    samples = _sound(rates[0], 1.5)[:, 0]
+    whole = blank.evaluate(_RESAMPLE, [packed(samples), *rates, [len(samples)]])
+    parts = blank.evaluate(_RESAMPLE, [packed(samples), *rates, [1, 777, 2, 5000, 0, 33]])
+    assert parts == whole
+
+
+# --- the whole way -----------------------------------------------------------------------------
+
+
+def _compare(page: Any, name: str, path: Path, hop: float | None = None) -> None:
+    classifier = load(name, threads=1)
+    found = page.evaluate(_CLASSIFY, [name, packed(path.read_bytes()), hop])
+    mean = np.array(classifier.classify(path).probabilities)
+    np.testing.assert_allclose(unpacked(found["mean"]), mean, rtol=0, atol=1e-3)
+    assert found["same"]
+    assert found["progress"][-1] == 1
+    assert found["progress"] == sorted(found["progress"])
+    _same_scores(found["scores"], list(classifier.windows(path, hop_seconds=hop)))
+
+
+def _same_scores(found: list[list[Any]], expected: list[WindowScores]) -> None:
+    assert [row[:2] for row in found] == [[scores.start, scores.end] for scores in expected]
+    rows = np.stack([unpacked(row[2]) for row in found])
+    wanted = np.stack([scores.probabilities for scores in expected])
+    np.testing.assert_allclose(rows, wanted, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "seconds", "channels", "hop"),
+    [
+        ("esc50-128kB", 44100, 12.3, 2, None), ("esc50-128kB", 22050, 2.0, 1, 1.0),
+        ("esc10-32kB", 48000, 9.0, 1, 5.0), ("drum-hits", 44100, 3.3, 1, 0.1),
+        ("drum-hits", 8000, 0.3, 2, None), ("esc50-500kB", 16000, 6.0, 1, None),
+    ],
+)  # fmt: skip
+def test_a_recording_has_pythons_answers(
+    name: str, rate: int, seconds: float, channels: int, hop: float | None, blank: Any,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, _sound(rate, seconds, channels), rate, subtype="FLOAT")
+    _compare(blank, name, path, hop)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", ["esc50-128kB", "esc50-500kB", "esc10-32kB"])
+def test_real_recordings_have_pythons_answers(name: str, shared: Path, blank: Any) -> None:
+    for path in sorted((shared / "data" / "ESC-50" / "audio").glob("*.ogg"))[::400]:
+        _compare(blank, name, path)
