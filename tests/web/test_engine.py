@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ import soundfile
 from browsing import packed, unpacked
 
 from stapes.audio import convert, read
-from stapes.inference import WindowScores, merge_events
-from stapes.runtime import OnnxClassifier, load
+from stapes.inference import WindowScores
+from stapes.runtime import load
 
 pytestmark = pytest.mark.browser
 
