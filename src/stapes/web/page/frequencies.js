@@ -30,7 +30,7 @@ export function frequencyTicks(highest, height, least = 18) {
   let last = Infinity;
   for (const f of ROUND) {
     const fromTop = height * (1 - mel(f) / mel(highest));
-    if (f >= highest || fromTop < least / 2 || last - fromTop < least) continue;
+    if (f >= highest || fromTop < least / 4 || last - fromTop < least) continue;
     ticks.push({ hertz: f, label: f < 1000 ? `${f} Hz` : `${f / 1000} kHz`, fromTop });
     last = fromTop;
   }

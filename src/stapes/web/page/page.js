@@ -142,18 +142,19 @@ async function start(model) {
   function tell() {
     const { items, selected: item, listening } = session;
     shelf.show(items, item);
-    microphone.setAttribute("aria-pressed", String(listening));
-    element("microphone-label").textContent = listening ? "Stop listening" : "Use the microphone";
+    microphone.classList.toggle("listening", listening);
+    element("microphone-label").textContent = listening ? "Stop listening" : "Microphone";
     controls.hopEnabled = !listening;
     element("hop-note").textContent = listening
-      ? "Can be changed when listening has stopped"
-      : "Time between two windows of the model";
+      ? "Fixed while listening"
+      : "From one window to the next";
     element("wav").hidden = !item || item.file !== null || !item.recording;
     element("csv-all").hidden = items.filter((other) => other.scores.length > 0).length < 2;
     const facts = item?.samples
       ? [time(item.duration), `${(item.samples.rate / 1000).toLocaleString("en")}\u00a0kHz`]
       : [];
-    element("sound-facts").textContent = facts.join(" · ");
+    element("sound-facts").textContent =
+      item?.state === "failed" ? "cannot be used" : facts.join(" · ");
 
     const busy = items.find((other) => ["decoding", "computing"].includes(other.state));
     const heard = items.find((other) => other.state === "listening");
@@ -178,9 +179,15 @@ async function start(model) {
         cancel: true,
       });
     } else {
-      const stopped = item?.state === "stopped";
-      status.set("ready", { text: stopped ? "Stopped: this is what is known so far." : "" });
+      status.set("ready", { text: item ? finished(item) : "" });
     }
+  }
+
+  /** @param {Item} item */
+  function finished(item) {
+    if (item.state === "failed") return "Nothing was computed";
+    if (item.state === "stopped") return "Stopped: this is what is known so far";
+    return item.seconds ? `Computed in ${time(item.seconds)}` : "";
   }
 
   /** @param {Item[]} items @param {string} name */
@@ -210,5 +217,5 @@ function describe(info) {
     text.textContent = said;
     list.append(name, text);
   }
-  element("about").hidden = false;
+  element("origin").textContent = `Made with stapes ${info.stapes}`;
 }

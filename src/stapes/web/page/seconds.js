@@ -50,6 +50,7 @@ export function drawTimeAxis(canvas, view) {
   context.fillStyle = context.strokeStyle = style.color;
   context.font = `${style.fontSize} ${style.fontFamily}`;
   context.textBaseline = "top";
+  if (!view.until) return;
   const to = Math.min(view.until, view.from + view.width / view.pixelsPerSecond);
   for (const tick of timeTicks(view.from, to, view.pixelsPerSecond)) {
     const x = (tick.seconds - view.from) * view.pixelsPerSecond;

@@ -26,14 +26,18 @@ import { LiveSamples, RecordedSamples } from "./samples.js";
  *   scores: WindowScores[],
  *   hopSeconds: number | null,
  *   progress: number,
+ *   seconds: number,
  *   secondsLeft: number | null,
  * }} Item
  *     file is none of what the microphone heard, whose recording is therefore kept; of the others
  *     only the one that is looked at is held decoded. scores are those of the hop, all of them when
- *     the state is done. progress is in [0, 1]; secondsLeft is none while nothing is known.
+ *     the state is done. progress is in [0, 1]; secondsLeft is none while nothing is known; seconds are those that the
+ *     last computation took.
  */
 
 const SHORT = 10; // windows up to which the answer for the whole comes before the timeline
+const LEAST_GAP = 0.05; // seconds of sound without answers that people are told of
+const SETTLED = 1; // seconds in which a device may stumble
 const SWITCH = "another recording is wanted first";
 
 /** Computes one recording after the other; tells `changed` about every step. */
@@ -144,7 +148,9 @@ export class Session {
           item.scores.push(...scores);
           this._view.changed(item);
         },
-        onGap: ({ at, seconds }) => this._view.failed(gapSentence(at, seconds)),
+        onGap: ({ at, seconds }) => {
+          if (at > SETTLED && seconds > LEAST_GAP) this._view.failed(gapSentence(at, seconds));
+        },
         onEnd: (message) => {
           this._view.failed(sentence(new Error(message)));
           void this.stopListening();
@@ -246,13 +252,13 @@ export class Session {
       if (this.selected === item) this._view.selected(item);
     }
     item.state = "computing";
-    item.progress = 0;
-    item.secondsLeft = null;
+    const began = performance.now();
     this._view.changed(item);
     const short = item.duration <= SHORT * this._model.info.window_seconds;
     if (short) await this._answer(item, signal);
     if (item.hopSeconds !== this._view.hopSeconds()) await this._score(item, signal);
     await this._answer(item, signal);
+    item.seconds = (performance.now() - began) / 1000;
   }
 
   /** @param {Item} item @param {AbortSignal} signal */
@@ -317,6 +323,7 @@ function newItem(name, file) {
     scores: [],
     hopSeconds: null,
     progress: 0,
+    seconds: 0,
     secondsLeft: null,
   };
 }
@@ -351,7 +358,7 @@ function without(seconds, scores) {
 
 /** @param {number} at @param {number} seconds */
 function gapSentence(at, seconds) {
-  return `At ${time(at)} there are ${seconds.toFixed(1)} s without answers: this device is too slow for so short a hop.`;
+  return `${time(seconds)} of sound at ${time(at)} have no answer: this device lost them, or is too slow for so short a hop.`;
 }
 
 /** @param {unknown} error */

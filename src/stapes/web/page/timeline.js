@@ -100,7 +100,7 @@ export class Timeline {
       const width = Math.max(3, (event.end - event.start) * view.pixelsPerSecond - GAP);
       button.style.left = `${event.start * view.pixelsPerSecond + GAP / 2}px`;
       button.style.width = `${width}px`;
-      button.classList.toggle("narrow", width < 28);
+      button.classList.toggle("narrow", width < 34);
     }
     if (this._focus) {
       this._focus = false;

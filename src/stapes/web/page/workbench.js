@@ -18,6 +18,11 @@ import { TimeView } from "./view.js";
 /** @typedef {{start: number, end: number, label: string, score: number}} Event */
 
 const LIVE_SECONDS = 20; // in view while listening
+const CALM_MS = 500; // between two means of what is computed so far
+
+// What the bars show, where it is not the window of a number.
+const WHOLE = -2;
+const SO_FAR = -3;
 
 export class Workbench {
   /**
@@ -32,13 +37,14 @@ export class Workbench {
     /** @type {Item | null} */
     this._item = null;
     /** @type {Event[]} */
-    this.events = [];
+    this._events = [];
     /** @type {Event | null} */
     this._playing = null;
     this._place = 0; // seconds, where playing begins
     this._stale = false; // the events are not those of the scores and settings any more
     this._frame = 0;
-    this._told = -1; // window that the bars show
+    this._told = NaN; // what the bars show
+    this._toldAt = 0;
     this._stage();
     this._actions();
   }
@@ -102,6 +108,12 @@ export class Workbench {
     });
   }
 
+  /** @returns {Event[]} of the recording that is looked at, with the present settings */
+  get events() {
+    if (this._stale && this._item) this._findEvents(this._item);
+    return this._events;
+  }
+
   /** @returns {boolean} whether there is sound to play */
   get _playable() {
     return Boolean(this._item?.recording);
@@ -133,14 +145,16 @@ export class Workbench {
    */
   update(item) {
     if (item !== this._item) return;
+    element("sound").classList.toggle("failed", item.state === "failed");
     this._stale = true;
-    this._told = -1;
+    this._told = NaN;
     this.refresh();
   }
 
   /** Other settings: other events of the same scores. */
   resettle() {
     this._stale = true;
+    this._told = NaN;
     this.refresh();
   }
 
@@ -185,24 +199,24 @@ export class Workbench {
   _findEvents(item) {
     this._stale = false;
     const { threshold, release, smoothing } = this._settings();
-    this.events = item.scores.length
+    this._events = item.scores.length
       ? findEvents(item.scores, this._info.labels, { threshold, release, smoothing })
       : [];
     const playable = this._playable;
-    this._timeline.show(this.events, playable);
-    this._table.show(this.events, playable);
+    this._timeline.show(this._events, playable);
+    this._table.show(this._events, playable);
     element("play", HTMLButtonElement).disabled = !playable;
-    element("table").hidden = !this.events.length;
-    element("events-title").textContent = this.events.length
-      ? count(this.events.length, "event")
+    element("table").hidden = !this._events.length;
+    element("events-title").textContent = this._events.length
+      ? count(this._events.length, "event")
       : "Events";
     const none = element("no-events");
-    none.hidden = this.events.length > 0;
+    none.hidden = this._events.length > 0;
     const over = ["done", "stopped"].includes(item.state);
     none.textContent = over
       ? "No label reaches the threshold: lower it to see events."
       : "None so far.";
-    element("csv", HTMLButtonElement).disabled = !this.events.length;
+    element("csv", HTMLButtonElement).disabled = !this._events.length;
   }
 
   /** @param {number} height */
@@ -228,9 +242,9 @@ export class Workbench {
     playhead.style.transform = `translateX(${this._place * this._view.pixelsPerSecond}px)`;
     playhead.dataset.seconds = this._place.toFixed(3);
     const live = item.state === "listening";
-    element("clock").textContent = live
-      ? clock(item.duration)
-      : `${clock(this._place)} / ${clock(item.duration)}`;
+    element("place").textContent = clock(live ? item.duration : this._place);
+    element("length").textContent = live ? "" : ` / ${clock(item.duration)}`;
+    element("clock").hidden = !item.samples;
   }
 
   /**
@@ -239,19 +253,26 @@ export class Workbench {
    */
   _answer(item) {
     const live = item.state === "listening";
-    const at = this._player.playing || live || !item.answer ? this._windowAt(item) : -2;
-    if (at === this._told) return;
+    const momentary = live || this._player.playing;
+    const at = momentary ? this._windowAt(item) : item.answer ? WHOLE : SO_FAR;
+    const now = performance.now();
+    if (at === this._told || (at === SO_FAR && now - this._toldAt < CALM_MS)) return;
     this._told = at;
+    this._toldAt = now;
     const window = item.scores[at];
-    const probabilities = at === -2 ? item.answer : (window?.probabilities ?? null);
-    const title = element("answer-title");
-    if (at === -2) title.textContent = "Whole recording";
-    else if (live) title.textContent = "Now";
-    else title.textContent = window ? `At ${time(window.start)}` : "Labels";
+    let probabilities = window?.probabilities ?? null;
+    let title = live ? "Now" : window ? `At ${time(window.start)}` : "";
+    if (at === WHOLE) [probabilities, title] = [item.answer, "Whole recording"];
+    if (at === SO_FAR) {
+      probabilities = mean(item.scores);
+      if (probabilities) title = "Mean so far";
+      this._told = NaN; // more is to come
+    }
+    element("answer-title").textContent = title || "Answer";
     this._bars.show(probabilities, this._info.labels);
     const answer = element("answer");
     if (!probabilities) {
-      answer.textContent = live ? "Listening" : item.state === "failed" ? "No answer" : "";
+      answer.textContent = live ? "Listening" : item.state === "failed" ? "None" : "";
       answer.dataset.label = "";
       return;
     }
@@ -259,12 +280,13 @@ export class Workbench {
     const label = this._info.labels[best];
     if (answer.dataset.label !== label) answer.textContent = readable(label);
     answer.dataset.label = label;
+    answer.classList.toggle("faint", probabilities[best] < this._settings().threshold);
     if (live && probabilities[best] >= this._settings().threshold) {
       this._lead(`${readable(label)}, ${percent(probabilities[best])}`);
     }
   }
 
-  /** @param {Item} item @returns {number} the window that speaks for the place, -1 for none */
+  /** @param {Item} item @returns {number} the window that speaks for the place; -1 for none */
   _windowAt(item) {
     const { scores } = item;
     if (!this._player.playing) return scores.length - 1;
@@ -310,7 +332,17 @@ export class Workbench {
     element("sound").classList.toggle("playing", playing);
     this._timeline.playing = this._playing;
     this._table.playing = this._playing;
-    this._told = -1;
+    this._told = NaN;
     this.refresh();
   }
+}
+
+/** @param {{probabilities: Float32Array}[]} scores */
+function mean(scores) {
+  if (!scores.length) return null;
+  const sum = new Float64Array(scores[0].probabilities.length);
+  for (const { probabilities } of scores) {
+    for (let k = 0; k < sum.length; k++) sum[k] += probabilities[k] / scores.length;
+  }
+  return Float32Array.from(sum);
 }
