@@ -2,16 +2,20 @@
  * Sample rate and number of channels, as stapes.audio.resample changes them.
  *
  * Python resamples with soxr's HQ: linear phase, 20 bits, pass band to 0.913 and stop band from 1.0 of
- * the lower of the two Nyquist frequencies. Here the same filter is a sinc under a Kaiser window,
+ * the lower of the two Nyquist frequencies. Here it is a polyphase filter whose taps are taken from
  *
- *     g(t) = c sinc(c t) I0(b sqrt(1 - (t / h)^2)) / I0(b),   |t| < h, t in samples of the lower rate,
+ *     g(t) = sum over j of d[j] (k(t - j / 2) + k(t + j / 2)) / 2,    t in samples of the lower rate,
+ *     k(t) = c sinc(c t) I0(b sqrt(1 - (t / h)^2)) / I0(b),    |t| < h,
  *
- * whose cut-off c, half length h and b were fitted to soxr's measured impulse responses.
+ * a sinc under a Kaiser window and a slight bend of its response. c, b, h and d were fitted to soxr's
+ * measured impulse responses (tools/measure_soxr.py); for a ratio that was not measured they are those
+ * of a ratio like it.
  */
 
-/** soxr takes other filters where one rate is a multiple of the other. */
-const WHOLE = { cutoff: 0.9569, half: 97.25, beta: 13.04 };
-const BROKEN = { cutoff: 0.9568, half: 109.67, beta: 15.979 };
+import { CUTOFF, FILTERS } from "./soxr.js";
+
+/** For other ratios, which soxr interpolates as well. */
+const LIKE_IT = { down: "320/147", up: "147/160" };
 
 /** More phases than this are interpolated from a table of fewer. */
 const MOST_PHASES = 1024;
@@ -168,16 +172,10 @@ export class Resampler {
     const held = this._held;
     const taps = 2 * reach;
     if (tablePhases === phases) return dot(held, first, table, this._phase * taps, taps);
-    // Four-point Lagrange interpolation between rows; row 0 stands for the phase before 0.
+    // Interpolated between rows; row 0 stands for the phase before 0.
     const place = (this._phase / phases) * tablePhases;
     const row = Math.floor(place);
-    const u = place - row;
-    const weights = [
-      (-u * (u - 1) * (u - 2)) / 6,
-      ((u + 1) * (u - 1) * (u - 2)) / 2,
-      (-(u + 1) * u * (u - 2)) / 2,
-      ((u + 1) * u * (u - 1)) / 6,
-    ];
+    const weights = lagrange(place - row);
     let sum = 0;
     for (let k = 0; k < 4; k++) sum += weights[k] * dot(held, first, table, (row + k) * taps, taps);
     return sum;
@@ -205,9 +203,10 @@ function filter(fromRate, toRate) {
   const key = `${step}/${phases}`;
   const known = filters.get(key);
   if (known) return known;
-  const design = phases === 1 || step === 1 ? WHOLE : BROKEN;
+  const design = FILTERS[key] ?? FILTERS[step > phases ? LIKE_IT.down : LIKE_IT.up];
+  const shape = tabulated(design);
   const scale = Math.min(1, toRate / fromRate); // samples of the lower rate in one of the input
-  const reach = Math.ceil(design.half / scale) + 1;
+  const reach = Math.ceil(shape.half / scale) + 1;
   const exact = phases <= MOST_PHASES;
   const tablePhases = exact ? phases : INTERPOLATED_PHASES;
   const rows = exact ? phases : tablePhases + 3;
@@ -216,7 +215,7 @@ function filter(fromRate, toRate) {
   for (let row = 0; row < rows; row++) {
     const fraction = (row - before) / tablePhases;
     for (let tap = 0; tap < 2 * reach; tap++) {
-      table[row * 2 * reach + tap] = scale * kernel((tap - reach + 1 - fraction) * scale, design);
+      table[row * 2 * reach + tap] = scale * shape.at((tap - reach + 1 - fraction) * scale);
     }
   }
   const made = { phases, step, reach, table, tablePhases };
@@ -225,17 +224,45 @@ function filter(fromRate, toRate) {
   return made;
 }
 
-/**
- * @param {number} t samples of the lower rate
- * @param {{cutoff: number, half: number, beta: number}} design
- * @returns {number}
- */
-function kernel(t, { cutoff, half, beta }) {
-  if (Math.abs(t) >= half) return 0;
-  const x = Math.PI * cutoff * t;
+const GRID = 128; // places in a sample of the lower rate
+
+/** g, by four-point interpolation between places of a grid (to -160 dB). */
+function tabulated([beta, halfKernel, bends]) {
+  const half = halfKernel + (bends.length - 1) / 2;
+  const last = Math.ceil(half * GRID) + 3;
+  const kernel = Float64Array.from({ length: last + 1 }, (_, i) => k(i / GRID, beta, halfKernel));
+  const bent = Float64Array.from({ length: last + 1 }, (_, i) => {
+    let sum = 0;
+    bends.forEach((bend, j) => {
+      const shift = (j * GRID) / 2;
+      sum += (bend / 2) * ((kernel[Math.abs(i - shift)] ?? 0) + (kernel[i + shift] ?? 0));
+    });
+    return sum;
+  });
+  const value = (i) => bent[Math.abs(i)] ?? 0;
+  const at = (t) => {
+    const place = t * GRID;
+    const i = Math.floor(place);
+    return lagrange(place - i).reduce((sum, weight, j) => sum + weight * value(i - 1 + j), 0);
+  };
+  return { half, at };
+}
+
+/** Weights of the values at -1, 0, 1 and 2 for the cubic through them at u, in [0, 1]. */
+function lagrange(u) {
+  return [
+    (-u * (u - 1) * (u - 2)) / 6,
+    ((u + 1) * (u - 1) * (u - 2)) / 2,
+    (-(u + 1) * u * (u - 2)) / 2,
+    ((u + 1) * u * (u - 1)) / 6,
+  ];
+}
+
+function k(t, beta, half) {
+  if (t >= half) return 0;
+  const x = Math.PI * CUTOFF * t;
   const sinc = x === 0 ? 1 : Math.sin(x) / x;
-  const place = t / half;
-  return (cutoff * sinc * bessel(beta * Math.sqrt(1 - place * place))) / bessel(beta);
+  return (CUTOFF * sinc * bessel(beta * Math.sqrt(1 - (t / half) ** 2))) / bessel(beta);
 }
 
 /** Modified Bessel function of the first kind, order 0, by its power series. */
