@@ -105,17 +105,23 @@ def test_other_formats_are_decoded_as_libsndfile_does(
 # --- resampling --------------------------------------------------------------------------------
 
 
+# Begin with silence: where one of its stages is not there yet, soxr's first samples are others.
+_BEFORE = 500
+
+
 @pytest.mark.parametrize(
     ("rates", "decibels"),
     [
-        ((44100, 22050), -110), ((48000, 16000), -110), ((8000, 16000), -110),
-        ((96000, 16000), -60), ((44100, 16000), -60), ((48000, 22050), -60),
-        ((32000, 22050), -60), ((16000, 22050), -60), ((8000, 22050), -60),
-        ((96000, 22050), -60), ((44101, 22050), -60),
+        ((44100, 22050), -120), ((48000, 16000), -120), ((8000, 16000), -120),
+        ((96000, 16000), -120), ((44100, 16000), -120), ((48000, 22050), -120),
+        ((32000, 22050), -120), ((16000, 22050), -120), ((8000, 22050), -120),
+        ((96000, 22050), -120), ((22050, 16000), -120), ((192000, 22050), -120),
+        ((44101, 22050), -60), ((37800, 16000), -60),
     ],
 )  # fmt: skip
 def test_resampling_is_soxrs(rates: tuple[int, int], decibels: float, blank: Any) -> None:
     samples = np.random.default_rng(1).standard_normal(30011).astype(np.float32)
+    samples[: round(_BEFORE * max(1, rates[0] / rates[1]))] = 0
     expected = convert(samples[None], *rates)[0]
     found = unpacked(blank.evaluate(_RESAMPLE, [packed(samples), *rates, [len(samples)]]))
     assert found.shape == expected.shape

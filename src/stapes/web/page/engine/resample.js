@@ -182,15 +182,18 @@ export class Resampler {
   }
 }
 
+/** Four sums at once are half as fast again as one. */
 function dot(x, xFirst, h, hFirst, count) {
-  let a = 0;
-  let b = 0;
-  // The number of taps is even.
-  for (let i = 0; i < count; i += 2) {
-    a += x[xFirst + i] * h[hFirst + i];
-    b += x[xFirst + i + 1] * h[hFirst + i + 1];
+  let [a, b, c, d] = [0, 0, 0, 0];
+  for (let i = 0; i < count; i += 4) {
+    const p = xFirst + i;
+    const q = hFirst + i;
+    a += x[p] * h[q];
+    b += x[p + 1] * h[q + 1];
+    c += x[p + 2] * h[q + 2];
+    d += x[p + 3] * h[q + 3];
   }
-  return a + b;
+  return a + b + c + d;
 }
 
 const filters = new Map();
@@ -206,7 +209,7 @@ function filter(fromRate, toRate) {
   const design = FILTERS[key] ?? FILTERS[step > phases ? LIKE_IT.down : LIKE_IT.up];
   const shape = tabulated(design);
   const scale = Math.min(1, toRate / fromRate); // samples of the lower rate in one of the input
-  const reach = Math.ceil(shape.half / scale) + 1;
+  const reach = 2 * Math.ceil((shape.half / scale + 1) / 2); // taps on a side, even: see dot
   const exact = phases <= MOST_PHASES;
   const tablePhases = exact ? phases : INTERPOLATED_PHASES;
   const rows = exact ? phases : tablePhases + 3;
