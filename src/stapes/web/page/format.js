@@ -13,24 +13,24 @@ export function percent(probability) {
 /**
  * A moment or a length in words: "3.2 s", from a minute on "1:03.2", from an hour on "1:02:03".
  * @param {number} seconds 0 or more
+ * @param {number} [digits] after the point
  */
-export function time(seconds) {
-  const tenths = Math.round(10 * seconds);
-  return tenths < 600 ? `${(tenths / 10).toFixed(1)}${SPACE}s` : clock(seconds);
+export function time(seconds, digits = 1) {
+  const rounded = Number(seconds.toFixed(digits));
+  return rounded < 60 ? `${rounded.toFixed(digits)}${SPACE}s` : clock(seconds, digits);
 }
 
 /**
  * As a clock: "0:03.2", "1:02:03".
  * @param {number} seconds 0 or more
+ * @param {number} [digits] after the point, under an hour
  */
-export function clock(seconds) {
-  if (seconds >= 3600) {
-    const whole = Math.round(seconds);
-    const minutes = Math.floor((whole % 3600) / 60);
-    return `${Math.floor(whole / 3600)}:${two(minutes)}:${two(whole % 60)}`;
-  }
-  const tenths = Math.round(10 * seconds);
-  return `${Math.floor(tenths / 600)}:${two(Math.floor((tenths % 600) / 10))}.${tenths % 10}`;
+export function clock(seconds, digits = 1) {
+  const rounded = Number(seconds.toFixed(digits));
+  const hours = Math.floor(rounded / 3600);
+  const minutes = Math.floor((rounded % 3600) / 60);
+  if (hours) return `${hours}:${two(minutes)}:${two(Math.floor(rounded % 60))}`;
+  return `${minutes}:${(rounded % 60).toFixed(digits).padStart(digits + 3, "0")}`;
 }
 
 /**

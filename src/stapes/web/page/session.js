@@ -101,15 +101,6 @@ export class Session {
     void this._work();
   }
 
-  /**
-   * Forget a recording.
-   * @param {Item} item
-   */
-  remove(item) {
-    this.items = this.items.filter((other) => other !== item);
-    if (this._busy === item) this._control?.abort(SWITCH);
-  }
-
   /** Stop computing: what is known stays, what waited is left. */
   cancel() {
     for (const item of this.items) {

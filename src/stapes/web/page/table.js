@@ -64,8 +64,8 @@ export class EventTable {
       if (button.ariaLabel !== name) button.ariaLabel = name;
       button.setAttribute("aria-pressed", String(playing));
       button.disabled = !this._playable;
-      write(start, time(event.start));
-      write(end, time(event.end));
+      write(start, time(event.start, 2));
+      write(end, time(event.end, 2));
       write(label, readable(event.label));
       write(score, percent(event.score));
     }
