@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import Faults, serve_folder
+from toy_onnx import toy_model
+from toy_run import toy_bundle
 
+from stapes.deploy.onnx import onnx_model
 from stapes.web import write_page
 
 MODELS = ("drum-hits", "esc10-32kB", "esc50-128kB", "esc50-500kB")
@@ -43,11 +47,29 @@ window.ready = true;
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server with the pages of the shipped models, each in a folder of its name."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small models in floating point: networks, and one for each way with windows."""
+    folder = tmp_path_factory.mktemp("exported")
+    models = {
+        "network": onnx_model(toy_bundle()),
+        "repeat": toy_model(channels=2, shorter="repeat", hop_seconds=0.2),
+        "crop": toy_model(longer="crop"),
+    }
+    for name, content in models.items():
+        (folder / f"{name}.onnx").write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the pages of the shipped models and those of :func:`exported`, each
+    in a folder of its name.
+    """
     folder = tmp_path_factory.mktemp("site")
     for name in MODELS:
         write_page(name, folder / name)
+    for path in exported.glob("*.onnx"):
+        write_page(path, folder / path.stem)
     policy = _policy((folder / "drum-hits" / "index.html").read_text())
     (folder / "blank.html").write_text(_BLANK.format(policy=policy))
     (folder / "helpers.js").write_text(_HELPERS)

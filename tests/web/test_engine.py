@@ -140,22 +140,30 @@ def test_blocks_of_any_length_are_resampled_as_a_whole(rates: tuple[int, int], b
 # --- the whole way -----------------------------------------------------------------------------
 
 
-def _compare(page: Any, name: str, path: Path, hop: float | None = None) -> None:
-    classifier = load(name, threads=1)
+# In int8 a feature on the edge between two levels may take the other one: the last bit decides.
+_TOLERANCE = {"float32": 1e-4, "int8": 5e-3}
+
+
+def _compare(
+    page: Any, name: str, path: Path, hop: float | None = None, *,
+    model: Path | None = None, tolerance: float | None = None,
+) -> None:  # fmt: skip
+    classifier = load(model or name, threads=1)
     found = page.evaluate(_CLASSIFY, [name, packed(path.read_bytes()), hop])
     mean = np.array(classifier.classify(path).probabilities)
-    np.testing.assert_allclose(unpacked(found["mean"]), mean, rtol=0, atol=1e-3)
+    tolerance = tolerance or _TOLERANCE[classifier.precision]
+    np.testing.assert_allclose(unpacked(found["mean"]), mean, rtol=0, atol=tolerance)
     assert found["same"]
     assert found["progress"][-1] == 1
     assert found["progress"] == sorted(found["progress"])
-    _same_scores(found["scores"], list(classifier.windows(path, hop_seconds=hop)))
+    _same_scores(found["scores"], list(classifier.windows(path, hop_seconds=hop)), tolerance)
 
 
-def _same_scores(found: list[list[Any]], expected: list[WindowScores]) -> None:
+def _same_scores(found: list[list[Any]], expected: list[WindowScores], tolerance: float) -> None:
     assert [row[:2] for row in found] == [[scores.start, scores.end] for scores in expected]
     rows = np.stack([unpacked(row[2]) for row in found])
     wanted = np.stack([scores.probabilities for scores in expected])
-    np.testing.assert_allclose(rows, wanted, rtol=0, atol=1e-3)
+    np.testing.assert_allclose(rows, wanted, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +181,18 @@ def test_a_recording_has_pythons_answers(
     path = tmp_path / "sound.wav"
     soundfile.write(path, _sound(rate, seconds, channels), rate, subtype="FLOAT")
     _compare(blank, name, path, hop)
+
+
+@pytest.mark.parametrize("name", ["network", "repeat", "crop"])
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.61, 1.9])
+def test_every_way_with_windows_is_pythons(
+    name: str, seconds: float, exported: Path, blank: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "sound.wav"
+    sound = _sound(11025, seconds, 2) + np.linspace(-0.4, 0.3, round(11025 * seconds))[:, None]
+    soundfile.write(path, sound, 11025, subtype="FLOAT")
+    # It begins with a step, where soxr's first samples are others.
+    _compare(blank, name, path, model=exported / f"{name}.onnx", tolerance=1e-3)
 
 
 @pytest.mark.shared
