@@ -88,3 +88,49 @@ def test_parity_prints_the_table_and_its_command(
     plain = CliRunner().invoke(app, ["parity", "runs/x", "--format", "json"])
     tree = json.loads(plain.stdout)
     assert tree["rows"][0]["accuracy"]["value"] == 0.9
+
+
+def test_a_page_of_a_run_and_of_what_was_exported(
+    run: Path, tmp_path: Path, stapes_command: Answer
+) -> None:
+    member = run / "1" / "seed-0"
+    status, out, complaints = stapes_command("export", member, "--to", "web")
+    assert status == 0, complaints
+    folder = member / "model-web"
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["written"] == f"{folder} (float32)"
+    assert lines["open"].startswith(f"python -m http.server -d {folder},")
+    assert lines["replayed"] == "4 test clips of its run"
+    assert lines["agreement"].startswith("100.0 % of the decisions")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert lines["bytes"].startswith(f"{size:,}, ")
+    assert json.loads((folder / "model.json").read_text())["name"] == "seed-0"
+
+    exported = tmp_path / "noises.onnx"
+    assert stapes_command("export", member, "--to", "onnx", "--out", exported)[0] == 0
+    status, out, complaints = stapes_command("export", exported, "--to", "web")
+    assert (status, complaints) == (0, "")
+    assert f"written    {tmp_path / 'noises-web'} (float32)" in out
+    same = [(found / "model.onnx").read_bytes() for found in (folder, tmp_path / "noises-web")]
+    assert same[0] == same[1]
+
+
+def test_mistakes_with_pages_are_one_sentence(
+    run: Path, tmp_path: Path, toy_onnx_file: Path, stapes_command: Answer
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    for arguments, said in (
+        (("export", toy_onnx_file, "--to", "web", "--out", tmp_path), "thesis.txt"),
+        (("export", run / "1" / "seed-0", "--to", "web", "--out", tmp_path), "thesis.txt"),
+        (("export", toy_onnx_file, "--to", "web", "--precision", "int8"), "--precision"),
+        (("export", toy_onnx_file, "--to", "web", "--replay", tmp_path), "--replay"),
+        (("export", toy_onnx_file, "--to", "web", "--chunk", "4"), "--chunk"),
+        (("export", tmp_path / "none", "--to", "web"), "none"),
+        (("export", "nobody", "--to", "web"), "nobody"),
+    ):
+        status, out, complaints = stapes_command(*arguments)
+        assert (status, out) == (2, "")
+        assert complaints.startswith("Error: ")
+        assert said in complaints
+        assert complaints.count("\n") == 1, complaints
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
