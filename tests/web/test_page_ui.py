@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from browsing import Faults, packed, unpacked
+from browsing import Faults, packed, serve_folder, unpacked
 from typer.testing import CliRunner
 
 from stapes.audio import convert, read
 from stapes.cli.app import app
 from stapes.runtime import OnnxClassifier, load
+from stapes.web import write_page
 
 pytestmark = pytest.mark.browser
 
@@ -72,6 +73,15 @@ _PACKED = """(floats) => {
 
 
 @pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the page of drum-hits."""
+    folder = tmp_path_factory.mktemp("site")
+    write_page("drum-hits", folder / "page")
+    with serve_folder(folder / "page") as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
 def model() -> OnnxClassifier:
     return load("drum-hits", threads=1)
 
@@ -94,7 +104,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     """Opens the page of drum-hits; at the end no page may have complained or asked elsewhere."""
     opened = []
 
-    def open_page(name: str = "drum-hits", **context: Any) -> Any:
+    def open_page(**context: Any) -> Any:
         made = browser.new_context(permissions=["microphone"], **context)
         page = made.new_page()
         page.set_default_timeout(20_000)
@@ -102,7 +112,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
         faults.watch(page)
         opened.append((made, faults))
         page.add_init_script(_LISTEN_IN)
-        page.goto(f"{site}{name}/")
+        page.goto(site)
         _finished(page)
         return page
 
@@ -469,7 +479,7 @@ def test_a_page_without_its_model_says_so(browser: Any, site: str) -> None:
     context = browser.new_context()
     page = context.new_page()
     page.route("**/model.onnx", lambda route: route.fulfill(status=404))
-    page.goto(f"{site}drum-hits/")
+    page.goto(site)
     page.wait_for_selector("html[data-state=broken]")
     assert "model.onnx cannot be loaded (404)." in page.text_content("#problem-text")
     assert page.is_disabled("#choose")
@@ -494,6 +504,7 @@ def test_the_whole_way_with_the_keyboard(
     visit: Callable[..., Any], model: OnnxClassifier, kit: Path
 ) -> None:
     page = visit()
+    page.on("filechooser", lambda chooser: None)  # from now on, no dialogue of the system's
     keys = page.keyboard
 
     def tab_to(id: str) -> None:
@@ -657,5 +668,5 @@ def test_a_phone_is_wide_enough(visit: Callable[..., Any], kit: Path) -> None:
 def test_bars_move(settled: Any) -> None:
     settled.evaluate("moved = 0")
     settled.locator("#lane button").nth(3).click()
-    settled.wait_for_function("moved > 0")
+    settled.wait_for_function("() => window.moved > 0")
     settled.click("#play")

@@ -20,12 +20,13 @@ export class Announcer {
    * The leading label of a stream: said when it is another than the last one said, and not more
    * often than every few seconds.
    * @param {string} label
+   * @param {string} text that is said
    */
-  lead(label) {
+  lead(label, text) {
     const now = performance.now() / 1000;
     if (label === this._label || now - this._spoken < PAUSE) return;
     this._label = label;
     this._spoken = now;
-    this._region.textContent = label;
+    this._region.textContent = text;
   }
 }

@@ -16,6 +16,7 @@ import { Workbench } from "./workbench.js";
 
 /** @typedef {import("./session.js").Item} Item */
 
+document.documentElement.dataset.scripted = "";
 const choose = element("choose", HTMLButtonElement);
 const microphone = element("microphone", HTMLButtonElement);
 const announcer = new Announcer(element("announcer"));
@@ -59,7 +60,7 @@ async function start(model) {
   const workbench = new Workbench(
     info,
     () => controls.settings,
-    (label) => announcer.lead(label),
+    (label, text) => announcer.lead(label, text),
   );
   const session = new Session(model, {
     hopSeconds: () => controls.settings.hopSeconds,
@@ -89,7 +90,10 @@ async function start(model) {
       return;
     }
     controls.suit("microphone");
-    void session.listen().then(tell);
+    void session.listen().then(() => {
+      if (session.listening) announcer.say("Listening.");
+      tell();
+    });
     tell();
   });
   element("cancel").addEventListener("click", () => session.cancel());

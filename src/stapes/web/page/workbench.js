@@ -28,7 +28,8 @@ export class Workbench {
   /**
    * @param {{labels: string[], sample_rate: number, window_seconds: number}} info of the model
    * @param {() => Settings} settings
-   * @param {(label: string) => void} lead called with the label that leads while listening
+   * @param {(label: string, text: string) => void} lead called with the label that leads while
+   *     listening, and what there is to say of it
    */
   constructor(info, settings, lead) {
     this._info = info;
@@ -175,8 +176,9 @@ export class Workbench {
     if (this._stale) this._findEvents(item);
     const position = this._player.position;
     if (position !== null) {
+      const inView = this._place >= this._view.from && this._place <= this._view.to;
       this._place = position;
-      this._view.reveal(position);
+      if (inView) this._view.reveal(position); // who has scrolled away stays there
     }
     const { from, to, pixelsPerSecond, width } = this._view;
     const height = this._canvas.clientHeight;
@@ -282,7 +284,7 @@ export class Workbench {
     answer.dataset.label = label;
     answer.classList.toggle("faint", probabilities[best] < this._settings().threshold);
     if (live && probabilities[best] >= this._settings().threshold) {
-      this._lead(`${readable(label)}, ${percent(probabilities[best])}`);
+      this._lead(label, `${readable(label)}, ${percent(probabilities[best])}`);
     }
   }
 
@@ -306,6 +308,8 @@ export class Workbench {
       return;
     }
     const { duration } = this._item ?? { duration: 0 };
+    this._view.reveal(event.start, event.end);
+    this._place = event.start;
     void this._player.play(event.start, Math.min(duration, event.end)).then(() => {
       this._playing = event;
       this._markPlaying();
