@@ -12,7 +12,7 @@ from toy_onnx import toy_model
 from toy_run import toy_bundle
 
 from stapes.deploy.onnx import onnx_model
-from stapes.web import write_page
+from stapes.web import page_files, write_page
 
 MODELS = ("drum-hits", "esc10-32kB", "esc50-128kB", "esc50-500kB")
 
@@ -62,14 +62,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server with the pages of the shipped models and those of :func:`exported`, each
-    in a folder of its name.
+    """Address of a server with the page of drum-hits, and what the pages of the other shipped models
+    and of :func:`exported` have of their own, each in a folder of its name.
     """
     folder = tmp_path_factory.mktemp("site")
-    for name in MODELS:
-        write_page(name, folder / name)
-    for path in exported.glob("*.onnx"):
-        write_page(path, folder / path.stem)
+    write_page(MODELS[0], folder / MODELS[0])
+    for model in (*MODELS[1:], *exported.glob("*.onnx")):
+        files = page_files(model)
+        place = folder / Path(model).stem
+        place.mkdir()
+        for name in ("model.json", "model.onnx"):
+            (place / name).write_bytes(files[name].content)
     policy = _policy((folder / "drum-hits" / "index.html").read_text())
     (folder / "blank.html").write_text(_BLANK.format(policy=policy))
     (folder / "helpers.js").write_text(_HELPERS)

@@ -13,11 +13,12 @@ export class Listening {
    * @param {object} backend
    * @param {number} hop samples at the model's rate
    * @param {object} hearer the callbacks of `Model.microphone`
+   * @param {typeof openMicrophone} [open]
    * @returns {Promise<Listening>}
    */
-  static async begin(info, backend, hop, hearer) {
+  static async begin(info, backend, hop, hearer, open = openMicrophone) {
     const listening = new Listening(hearer);
-    listening._microphone = await openMicrophone(info.channels, {
+    listening._microphone = await open(info.channels, {
       onBlock: (block) => listening._hear(block),
       onLost: (samples) => listening._lose(samples),
       onEnd: (message) => hearer.onEnd?.(message),
