@@ -62,8 +62,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def site(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server with the page of drum-hits, and what the pages of the other shipped models
-    and of :func:`exported` have of their own, each in a folder of its name.
+    """Address of a server with the page of drum-hits, and what the pages of the other shipped
+    models and of :func:`exported` have of their own, each in a folder of its name.
     """
     folder = tmp_path_factory.mktemp("site")
     write_page(MODELS[0], folder / MODELS[0])
