@@ -421,6 +421,7 @@ def test_several_files_stay_at_hand(settled: Any, kit: Path, tmp_path: Path) -> 
     assert found[0] == "path,start,end,label,score"
     names = list(dict.fromkeys(row[0] for row in csv.reader(found[1:])))
     assert names[0] == KIT
+    assert "path" not in names  # the names of the columns come once
     assert names[-3:] == [path.name for path in paths]
 
 

@@ -25,7 +25,10 @@ export class Bars {
   show(probabilities, labels) {
     const best = probabilities ? top(probabilities, this._most) : [];
     const before = new Map(
-      [...this._rows].map(([i, row]) => [i, { top: row.offsetTop, share: Number(row.dataset.share) }]),
+      [...this._rows].map(([i, row]) => [
+        i,
+        { top: row.offsetTop, share: Number(row.dataset.share) },
+      ]),
     );
     for (const [i, row] of this._rows) {
       if (best.includes(i)) continue;

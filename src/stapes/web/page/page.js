@@ -14,7 +14,7 @@ import { Shelf } from "./shelf.js";
 import { Status } from "./status.js";
 import { Workbench } from "./workbench.js";
 
-/** @typedef {import("./session.js").Item} Item */
+/** @typedef {import("./item.js").Item} Item */
 
 document.documentElement.dataset.scripted = "";
 const choose = element("choose", HTMLButtonElement);
@@ -101,7 +101,10 @@ async function start(model) {
     if (session.selected) saveEvents([session.selected], session.selected.name);
   });
   element("csv-all").addEventListener("click", () => {
-    saveEvents(session.items.filter((item) => item.scores.length > 0), "events");
+    saveEvents(
+      session.items.filter((item) => item.scores.length > 0),
+      "events",
+    );
   });
   element("wav").addEventListener("click", () => {
     const { selected: item } = session;

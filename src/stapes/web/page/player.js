@@ -84,11 +84,7 @@ export class Player {
     const rate = recording.sampleRate;
     const to = Math.min(run.to, from + CHUNK);
     const [first, last] = [Math.round(from * rate), Math.round(to * rate)];
-    const buffer = context.createBuffer(
-      recording.channels.length,
-      Math.max(1, last - first),
-      rate,
-    );
+    const buffer = context.createBuffer(recording.channels.length, Math.max(1, last - first), rate);
     recording.channels.forEach((channel, i) => {
       buffer.copyToChannel(/** @type {any} */ (channel.subarray(first, last)), i);
     });

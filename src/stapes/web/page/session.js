@@ -2,38 +2,12 @@
 
 import { decode } from "./engine/engine.js";
 import { time } from "./format.js";
+import { newItem, release, stamp, without } from "./item.js";
 import { LiveSamples, RecordedSamples } from "./samples.js";
 
 /** @typedef {import("./engine/engine.js").Model} Model */
 /** @typedef {import("./engine/engine.js").Recording} Recording */
-/** @typedef {import("./engine/engine.js").WindowScores} WindowScores */
-/** @typedef {import("./samples.js").Samples} Samples */
-/**
- * @typedef {"waiting" | "decoding" | "computing" | "done" | "stopped" | "failed" | "listening"} State
- */
-/**
- * One recording, and what is known about it.
- *
- * @typedef {{
- *   name: string,
- *   file: File | null,
- *   state: State,
- *   problem: string,
- *   recording: Recording | null,
- *   samples: Samples | null,
- *   duration: number,
- *   answer: Float32Array | null,
- *   scores: WindowScores[],
- *   hopSeconds: number | null,
- *   progress: number,
- *   seconds: number,
- *   secondsLeft: number | null,
- * }} Item
- *     file is none of what the microphone heard, whose recording is therefore kept; of the others
- *     only the one that is looked at is held decoded. scores are those of the hop, all of them when
- *     the state is done. progress is in [0, 1]; secondsLeft is none while nothing is known; seconds are those that the
- *     last computation took.
- */
+/** @typedef {import("./item.js").Item} Item */
 
 const SHORT = 10; // windows up to which the answer for the whole comes before the timeline
 const LEAST_GAP = 0.05; // seconds of sound without answers that people are told of
@@ -64,12 +38,12 @@ export class Session {
     this._busy = null;
     /** @type {{stop: () => Promise<Recording>} | null} */
     this._listening = null;
-    this._asking = false;
+    this._turning = false; // the microphone on or off
   }
 
-  /** @returns {boolean} whether the microphone is on, or being asked for */
+  /** @returns {boolean} whether the microphone is on, or about to be */
   get listening() {
-    return this._asking || this._listening !== null;
+    return this._turning || this._listening !== null;
   }
 
   /**
@@ -123,7 +97,7 @@ export class Session {
   /** Listen to the microphone until `stopListening`; what was heard becomes a recording. */
   async listen() {
     if (this.listening) return;
-    this._asking = true;
+    this._turning = true;
     this.cancel();
     const item = newItem(`microphone ${stamp(new Date())}`, null);
     item.state = "listening";
@@ -168,36 +142,42 @@ export class Session {
     } catch (error) {
       this._view.failed(sentence(error));
     } finally {
-      this._asking = false;
+      this._turning = false;
     }
+    void this._work(); // what was opened while the browser asked, if it may not listen
   }
 
   /** Stop the microphone, and answer what it heard as a whole. */
   async stopListening() {
-    const listening = this._listening;
     const item = this.items.find((other) => other.state === "listening");
-    if (!listening || !item) return;
-    this._listening = null;
+    if (!this._listening || this._turning || !item) return;
+    this._turning = true;
     try {
-      item.recording = await listening.stop();
+      item.recording = await this._listening.stop();
     } catch (error) {
       item.state = "failed";
       item.problem = sentence(error);
-      this._view.changed(item);
-      return;
+    } finally {
+      this._turning = false;
+      this._listening = null;
     }
-    item.recording.name = item.name;
-    item.scores = without(item.recording.offset ?? 0, item.scores);
-    item.duration = item.recording.duration;
-    item.samples = item.duration > 0 ? new RecordedSamples(item.recording) : null;
-    item.state = "waiting";
-    if (!item.duration) {
-      item.state = "failed";
-      item.problem = "The microphone gave no sound.";
-    }
+    if (item.recording) this._keep(item, item.recording);
     if (this.selected === item) this._view.selected(item);
     else this._view.changed(item);
     void this._work();
+  }
+
+  /**
+   * What was heard becomes a recording like any other.
+   * @param {Item} item @param {Recording} recording
+   */
+  _keep(item, recording) {
+    recording.name = item.name;
+    item.duration = recording.duration;
+    item.scores = without(recording.offset ?? 0, item.scores);
+    item.samples = item.duration > 0 ? new RecordedSamples(recording) : null;
+    item.state = item.samples ? "waiting" : "failed";
+    if (!item.samples) item.problem = "The microphone gave no sound.";
   }
 
   /** Compute what waits, the recording that is looked at first, until nothing does. */
@@ -300,53 +280,6 @@ export class Session {
   }
 }
 
-/** @param {string} name @param {File | null} file @returns {Item} */
-function newItem(name, file) {
-  return {
-    name,
-    file,
-    state: "waiting",
-    problem: "",
-    recording: null,
-    samples: null,
-    duration: 0,
-    answer: null,
-    scores: [],
-    hopSeconds: null,
-    progress: 0,
-    seconds: 0,
-    secondsLeft: null,
-  };
-}
-
-/**
- * Let go of decoded samples that can be had again from the file.
- * @param {Item} item
- * @param {Item | null} busy
- */
-function release(item, busy) {
-  if (!item.file || item === busy) return;
-  item.recording = null;
-  item.samples = null;
-}
-
-/**
- * Scores of what is left when the first seconds are gone.
- * @param {number} seconds
- * @param {WindowScores[]} scores
- * @returns {WindowScores[]}
- */
-function without(seconds, scores) {
-  if (!seconds) return scores;
-  return scores
-    .filter(({ end }) => end > seconds)
-    .map(({ start, end, probabilities }) => ({
-      start: Math.max(0, start - seconds),
-      end: end - seconds,
-      probabilities,
-    }));
-}
-
 /** @param {number} at @param {number} seconds */
 function gapSentence(at, seconds) {
   return `${time(seconds)} of sound at ${time(at)} have no answer: this device lost them, or is too slow for so short a hop.`;
@@ -356,11 +289,4 @@ function gapSentence(at, seconds) {
 function sentence(error) {
   const text = error instanceof Error ? error.message : String(error);
   return /[.!?]$/.test(text) ? text : `${text}.`;
-}
-
-/** @param {Date} date */
-function stamp(date) {
-  const two = (/** @type {number} */ n) => String(n).padStart(2, "0");
-  const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");
-  return `${day} ${[date.getHours(), date.getMinutes(), date.getSeconds()].map(two).join("-")}`;
 }

@@ -3,7 +3,7 @@
 import { percent, readable, time } from "./format.js";
 import { top } from "./bars.js";
 
-/** @typedef {import("./session.js").Item} Item */
+/** @typedef {import("./item.js").Item} Item */
 
 export class Shelf {
   /**

@@ -25,6 +25,7 @@ export class Spectrogram {
     /** @type {Samples | null} */
     this._samples = null;
     this._highest = 1;
+    /** @type {Uint32Array} */
     this._colours = new Uint32Array(256);
     /** @type {Map<number, Tile>} */
     this._tiles = new Map();

@@ -59,8 +59,7 @@ export class EventTable {
       const [heard, start, end, label, score] = row.cells;
       const button = /** @type {HTMLButtonElement} */ (heard.firstElementChild);
       const name = `Play ${readable(event.label)} at ${time(event.start)}`;
-      const playing =
-        this._playing?.start === event.start && this._playing.label === event.label;
+      const playing = this._playing?.start === event.start && this._playing.label === event.label;
       if (button.ariaLabel !== name) button.ariaLabel = name;
       button.setAttribute("aria-pressed", String(playing));
       button.disabled = !this._playable;

@@ -124,7 +124,7 @@ export class Timeline {
     button.append(name);
     this._buttons.set(i, button);
     const next = [...this._buttons.keys()].filter((k) => k > i).sort((a, b) => a - b)[0];
-    this._lane.insertBefore(button, next === undefined ? null : this._buttons.get(next) ?? null);
+    this._lane.insertBefore(button, next === undefined ? null : (this._buttons.get(next) ?? null));
     return button;
   }
 

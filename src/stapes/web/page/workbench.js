@@ -1,10 +1,10 @@
 /** The recording that is looked at: picture, events, answer, playing; kept true to what is known. */
 
 import { findEvents } from "./engine/engine.js";
-import { Bars, top } from "./bars.js";
+import { Answer } from "./answer.js";
 import { colourMap } from "./colours.js";
 import { element } from "./element.js";
-import { clock, count, percent, readable, time } from "./format.js";
+import { clock, count, percent, readable } from "./format.js";
 import { frequencyTicks } from "./frequencies.js";
 import { Player } from "./player.js";
 import { drawTimeAxis } from "./seconds.js";
@@ -13,16 +13,11 @@ import { EventTable } from "./table.js";
 import { Timeline } from "./timeline.js";
 import { TimeView } from "./view.js";
 
-/** @typedef {import("./session.js").Item} Item */
+/** @typedef {import("./item.js").Item} Item */
 /** @typedef {import("./controls.js").Settings} Settings */
 /** @typedef {{start: number, end: number, label: string, score: number}} Event */
 
 const LIVE_SECONDS = 20; // in view while listening
-const CALM_MS = 500; // between two means of what is computed so far
-
-// What the bars show, where it is not the window of a number.
-const WHOLE = -2;
-const SO_FAR = -3;
 
 export class Workbench {
   /**
@@ -44,18 +39,11 @@ export class Workbench {
     this._place = 0; // seconds, where playing begins
     this._stale = false; // the events are not those of the scores and settings any more
     this._frame = 0;
-    this._told = NaN; // what the bars show
-    this._toldAt = 0;
-    this._stage();
-    this._actions();
-  }
-
-  _stage() {
     this._canvas = element("spectrogram", HTMLCanvasElement);
     this._spectrogram = new Spectrogram(this._canvas);
     this._scroller = element("scroller");
     this._view = new TimeView(this._scroller, element("strip"), () => this.refresh());
-    this._bars = new Bars(element("bars", HTMLOListElement));
+    this._answer = new Answer(info.labels);
     this._player = new Player(() => this._played());
     this._table = new EventTable(
       element("rows", HTMLTableSectionElement),
@@ -69,7 +57,12 @@ export class Workbench {
         this.refresh();
       },
     });
-    this._timeline.labels = this._info.labels;
+    this._timeline.labels = info.labels;
+    this._colours();
+    this._actions();
+  }
+
+  _colours() {
     const dark = matchMedia("(prefers-color-scheme: dark)");
     const colour = () => {
       this._spectrogram.recolour(colourMap(dark.matches ? "dark" : "light"));
@@ -104,7 +97,10 @@ export class Workbench {
     });
     this._canvas.addEventListener("click", (event) => {
       const x = event.clientX - this._scroller.getBoundingClientRect().left;
-      this._place = Math.min(this._item?.duration ?? 0, this._view.from + x / this._view.pixelsPerSecond);
+      this._place = Math.min(
+        this._item?.duration ?? 0,
+        this._view.from + x / this._view.pixelsPerSecond,
+      );
       if (this._playable) void this._playFrom(this._place);
     });
   }
@@ -148,14 +144,14 @@ export class Workbench {
     if (item !== this._item) return;
     element("sound").classList.toggle("failed", item.state === "failed");
     this._stale = true;
-    this._told = NaN;
+    this._answer.forget();
     this.refresh();
   }
 
   /** Other settings: other events of the same scores. */
   resettle() {
     this._stale = true;
-    this._told = NaN;
+    this._answer.forget();
     this.refresh();
   }
 
@@ -193,7 +189,7 @@ export class Workbench {
     this._drawFrequencies(height);
     this._timeline.draw({ from, to, pixelsPerSecond });
     this._drawPlace(item);
-    this._answer(item);
+    this._drawAnswer(item);
     if (more || position !== null || item.state === "listening") this.refresh();
   }
 
@@ -249,56 +245,14 @@ export class Workbench {
     element("clock").hidden = !item.samples;
   }
 
-  /**
-   * The bars: of the present while listening, of the moment that is heard, or of the whole.
-   * @param {Item} item
-   */
-  _answer(item) {
-    const live = item.state === "listening";
-    const momentary = live || this._player.playing;
-    const at = momentary ? this._windowAt(item) : item.answer ? WHOLE : SO_FAR;
-    const now = performance.now();
-    if (at === this._told || (at === SO_FAR && now - this._toldAt < CALM_MS)) return;
-    this._told = at;
-    this._toldAt = now;
-    const window = item.scores[at];
-    let probabilities = window?.probabilities ?? null;
-    let title = live ? "Now" : window ? `At ${time(window.start)}` : "";
-    if (at === WHOLE) [probabilities, title] = [item.answer, "Whole recording"];
-    if (at === SO_FAR) {
-      probabilities = mean(item.scores);
-      if (probabilities) title = "Mean so far";
-      this._told = NaN; // more is to come
+  /** @param {Item} item */
+  _drawAnswer(item) {
+    const { threshold } = this._settings();
+    const found = this._answer.show(item, this._player.playing ? this._place : null, threshold);
+    if (found && item.state === "listening" && found.probability >= threshold) {
+      const { label, probability } = found;
+      this._lead(label, `${readable(label)}, ${percent(probability)}`);
     }
-    element("answer-title").textContent = title || "Answer";
-    this._bars.show(probabilities, this._info.labels);
-    const answer = element("answer");
-    if (!probabilities) {
-      answer.textContent = live ? "Listening" : item.state === "failed" ? "None" : "";
-      answer.dataset.label = "";
-      return;
-    }
-    const [best] = top(probabilities, 1);
-    const label = this._info.labels[best];
-    if (answer.dataset.label !== label) answer.textContent = readable(label);
-    answer.dataset.label = label;
-    answer.classList.toggle("faint", probabilities[best] < this._settings().threshold);
-    if (live && probabilities[best] >= this._settings().threshold) {
-      this._lead(label, `${readable(label)}, ${percent(probabilities[best])}`);
-    }
-  }
-
-  /** @param {Item} item @returns {number} the window that speaks for the place; -1 for none */
-  _windowAt(item) {
-    const { scores } = item;
-    if (!this._player.playing) return scores.length - 1;
-    let [low, high] = [0, scores.length - 1];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (scores[middle].end > this._place) high = middle;
-      else low = middle + 1;
-    }
-    return scores.length ? low : -1;
   }
 
   /** @param {Event} event */
@@ -336,17 +290,7 @@ export class Workbench {
     element("sound").classList.toggle("playing", playing);
     this._timeline.playing = this._playing;
     this._table.playing = this._playing;
-    this._told = NaN;
+    this._answer.forget();
     this.refresh();
   }
-}
-
-/** @param {{probabilities: Float32Array}[]} scores */
-function mean(scores) {
-  if (!scores.length) return null;
-  const sum = new Float64Array(scores[0].probabilities.length);
-  for (const { probabilities } of scores) {
-    for (let k = 0; k < sum.length; k++) sum[k] += probabilities[k] / scores.length;
-  }
-  return Float32Array.from(sum);
 }
