@@ -56,17 +56,16 @@ export class Timeline {
    */
   show(events, playable) {
     const focused = this._lane.contains(document.activeElement);
-    const unchanged =
-      events.length >= this._events.length &&
-      this._events.every((event, i) => same(event, events[i]));
+    // What goes on grows at its end: the buttons of events that only grew stay where they are.
+    for (const [i, button] of this._buttons) {
+      if (events[i] && same(events[i], this._events[i])) continue;
+      button.remove();
+      this._buttons.delete(i);
+    }
     this._events = events;
     this._playable = playable;
-    if (!unchanged) {
-      for (const button of this._buttons.values()) button.remove();
-      this._buttons.clear();
-    }
     this._current = Math.min(this._current, Math.max(0, events.length - 1));
-    this._focus = focused && !unchanged;
+    this._focus = focused && !this._buttons.has(this._current);
     this._mark();
   }
 
@@ -93,6 +92,7 @@ export class Timeline {
       button.remove();
       this._buttons.delete(i);
     }
+    const before = this._buttons.size;
     for (const i of [...wanted].sort((a, b) => a - b)) {
       const event = this._events[i];
       if (!event) continue;
@@ -102,11 +102,11 @@ export class Timeline {
       button.style.width = `${width}px`;
       button.classList.toggle("narrow", width < 34);
     }
+    if (this._buttons.size !== before) this._mark();
     if (this._focus) {
       this._focus = false;
       this._buttons.get(this._current)?.focus({ preventScroll: true });
     }
-    this._mark();
   }
 
   /** @param {number} i */
@@ -133,12 +133,14 @@ export class Timeline {
       const event = this._events[i];
       if (!event) continue;
       const heard = this._playing !== null && same(event, this._playing);
-      button.tabIndex = i === this._current ? 0 : -1;
-      button.setAttribute("aria-pressed", String(heard));
-      button.setAttribute("aria-disabled", String(!this._playable));
-      const text = `${readable(event.label)}, ${time(event.start)} to ${time(event.end)}, ${percent(event.score)}`;
-      button.setAttribute("aria-label", text);
-      button.title = text;
+      const text =
+        `${readable(event.label)}, ${time(event.start)} to ${time(event.end)}, ` +
+        percent(event.score);
+      write(button, "tabindex", i === this._current ? "0" : "-1");
+      write(button, "aria-pressed", String(heard));
+      write(button, "aria-disabled", String(!this._playable));
+      write(button, "aria-label", text);
+      write(button, "title", text);
     }
   }
 
@@ -177,7 +179,15 @@ export class Timeline {
   }
 }
 
-/** @param {Event} a @param {Event} b */
+/**
+ * One event, even if it has grown.
+ * @param {Event} a @param {Event} b
+ */
 function same(a, b) {
-  return a.start === b.start && a.end === b.end && a.label === b.label && a.score === b.score;
+  return a.start === b.start && a.label === b.label;
+}
+
+/** @param {Element} element @param {string} name @param {string} value */
+function write(element, name, value) {
+  if (element.getAttribute(name) !== value) element.setAttribute(name, value);
 }

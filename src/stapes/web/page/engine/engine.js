@@ -119,7 +119,8 @@ export class Model {
    * @param {object} [options]
    * @param {number|null} [options.hopSeconds] in (0, window]; none: half the window
    * @param {(scores: WindowScores[]) => void} [options.onScores]
-   * @param {(channels: Float32Array[]) => void} [options.onSamples] each block as it was heard
+   * @param {(channels: Float32Array[]) => void} [options.onSamples] each block as it was heard,
+   *     silence where the device lost some
    * @param {(gap: {at: number, seconds: number}) => void} [options.onGap] sound that has no scores:
    *     the computer was too slow, or the device lost it
    * @param {(message: string) => void} [options.onEnd] the device went away: call `stop()`

@@ -84,7 +84,10 @@ export class Listening {
   _lose(samples) {
     this._gap(samples);
     this._heard += samples;
-    this._keep(Array.from({ length: this._microphone.channels }, () => new Float32Array(samples)));
+    const { channels } = this._microphone;
+    const silence = Array.from({ length: channels }, () => new Float32Array(samples));
+    this._keep(silence);
+    this._hearer.onSamples?.(silence);
     this._waiting.push({ lost: samples });
   }
 
