@@ -12,6 +12,7 @@
  * of a ratio like it.
  */
 
+import { products } from "./dot.js";
 import { CUTOFF, FILTERS } from "./soxr.js";
 
 /** For other ratios, which soxr interpolates as well. */
@@ -106,9 +107,11 @@ export class Resampler {
     this.fromRate = fromRate;
     this.toRate = toRate;
     this._filter = filter(fromRate, toRate);
-    const { reach } = this._filter;
+    const { reach, table } = this._filter;
+    const { held, dot } = products(table, 2 * reach, Math.max(4 * reach, 1 << 15));
     // Before the first sample and behind the last there is silence.
-    this._held = new Float32Array(Math.max(4 * reach, 1 << 15));
+    this._held = held;
+    this._dot = dot;
     this._filled = reach - 1;
     this._from = 1 - reach; // the input sample that stands first in `_held`
     this._taken = 0;
@@ -167,33 +170,17 @@ export class Resampler {
   }
 
   _output() {
-    const { phases, reach, table, tablePhases } = this._filter;
+    const { phases, reach, tablePhases } = this._filter;
     const first = this._at - reach + 1 - this._from;
-    const held = this._held;
-    const taps = 2 * reach;
-    if (tablePhases === phases) return dot(held, first, table, this._phase * taps, taps);
+    if (tablePhases === phases) return this._dot(first, this._phase);
     // Interpolated between rows; row 0 stands for the phase before 0.
     const place = (this._phase / phases) * tablePhases;
     const row = Math.floor(place);
     const weights = lagrange(place - row);
     let sum = 0;
-    for (let k = 0; k < 4; k++) sum += weights[k] * dot(held, first, table, (row + k) * taps, taps);
+    for (let k = 0; k < 4; k++) sum += weights[k] * this._dot(first, row + k);
     return sum;
   }
-}
-
-/** Four sums at once are half as fast again as one. */
-function dot(x, xFirst, h, hFirst, count) {
-  let [a, b, c, d] = [0, 0, 0, 0];
-  for (let i = 0; i < count; i += 4) {
-    const p = xFirst + i;
-    const q = hFirst + i;
-    a += x[p] * h[q];
-    b += x[p + 1] * h[q + 1];
-    c += x[p + 2] * h[q + 2];
-    d += x[p + 3] * h[q + 3];
-  }
-  return a + b + c + d;
 }
 
 const filters = new Map();
@@ -209,7 +196,7 @@ function filter(fromRate, toRate) {
   const design = FILTERS[key] ?? FILTERS[step > phases ? LIKE_IT.down : LIKE_IT.up];
   const shape = tabulated(design);
   const scale = Math.min(1, toRate / fromRate); // samples of the lower rate in one of the input
-  const reach = 2 * Math.ceil((shape.half / scale + 1) / 2); // taps on a side, even: see dot
+  const reach = 4 * Math.ceil((shape.half / scale + 1) / 4); // taps on a side: 8 make a step of dot
   const exact = phases <= MOST_PHASES;
   const tablePhases = exact ? phases : INTERPOLATED_PHASES;
   const rows = exact ? phases : tablePhases + 3;
@@ -246,7 +233,8 @@ function tabulated([beta, halfKernel, bends]) {
   const at = (t) => {
     const place = t * GRID;
     const i = Math.floor(place);
-    return lagrange(place - i).reduce((sum, weight, j) => sum + weight * value(i - 1 + j), 0);
+    const [a, b, c, d] = lagrange(place - i);
+    return a * value(i - 1) + b * value(i) + c * value(i + 1) + d * value(i + 2);
   };
   return { half, at };
 }
