@@ -23,6 +23,7 @@ from stapes.cli import (
     quantize,
     recipes,
     reproduce,
+    serve,
     shrink,
     train,
 )
@@ -63,6 +64,7 @@ app.command("predict")(predict.predict)
 app.command("listen")(listen.listen)
 app.command("quantize")(quantize.quantize)
 app.command("compare")(compare.compare)
+app.command("serve")(serve.serve)
 app.command("export")(export.export)
 app.command("parity")(parity.parity)
 app.command("ensemble")(ensemble.ensemble)

@@ -1,0 +1,284 @@
+"""The application in uvicorn, from binding to a clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import json
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import uvicorn
+import websockets  # noqa: F401  (uvicorn would go without, and refuse every stream)
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from stapes.errors import ConfigError
+from stapes.server.app import Serving, build_app
+from stapes.server.guard import LOGGER
+from stapes.server.problems import MEDIA_TYPE, Problem
+from stapes.server.settings import Settings
+
+__all__ = ["run"]
+
+_HEAD_SECONDS = 10.0  # for the head of a request, and between a connection and its first
+_IDLE_SECONDS = 20.0  # of a connection between requests
+_QUIET_SECONDS = 1.0  # an idle connection is left for, when the server stops
+_TICK = 0.02
+_SWITCH_SECONDS = 0.0005
+
+
+def run(
+    models: Any,
+    settings: Settings,
+    host: str,
+    port: int,
+    on_start: Callable[[str], None] | None,
+) -> None:
+    """See :func:`stapes.server.serve`."""
+    listener = _bind(host, port)
+    address, port = listener.getsockname()[:2]
+    if settings.allow_hosts is not None or _is_loopback(address):
+        own = {"localhost", "127.0.0.1", "[::1]", _in_url(address), _in_url(host)}
+        settings = replace(settings, allow_hosts=(*(settings.allow_hosts or ()), *sorted(own)))
+    try:
+        app = build_app(models, settings)
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="auto",
+            ws_max_size=settings.message_bytes,
+            ws_per_message_deflate=False,  # of sound it gains nothing
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,  # there is one of our own
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=round(_IDLE_SECONDS),
+        )
+        server = _Server(config, app.state.serving)
+        _Protocol.settings = settings
+        url = f"http://{_in_url(address)}:{port}"
+        before = sys.getswitchinterval()
+        # A thread that has computed a window waits this long, not 5 ms, for the one that speaks
+        # HTTP to let go of the interpreter.
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        try:
+            server.run_at(listener, url, on_start)
+        finally:
+            sys.setswitchinterval(before)
+    finally:
+        listener.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"--port {port}: a port is 0 to 65535.")
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"--host {host}: there is no such address; take 127.0.0.1.") from None
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # there it would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(1024)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"--port {port}: another program listens there; take another port, or 0 for a "
+                "free one."
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise ConfigError(
+                f"--port {port}: this user may not listen there; take one from 1024."
+            ) from None
+        raise ConfigError(f"--host {host}: cannot listen there ({error.strerror}).") from None
+    return listener
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+class _Protocol(H11Protocol):
+    """One connection: bounded in number, and in the time that the head of a request may take."""
+
+    settings = Settings()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._patience: asyncio.TimerHandle | None = None
+        self._last = time.monotonic()
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.connections:
+            self._end(Problem("busy", "The server has no room for another connection."))
+            return
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        self._last = time.monotonic()
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The server stops: an idle connection is left a moment for what is on its way."""
+        if self._idle and time.monotonic() - self._last < _QUIET_SECONDS:
+            self.loop.call_later(_TICK, self.shutdown)
+        elif not self.transport.is_closing():
+            super().shutdown()
+
+    @property
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _wait(self) -> None:
+        """Be patient with a head that is not there yet; a request's body has limits of its own."""
+        if self._idle and self._patience is None and not self.transport.is_closing():
+            self._patience = self.loop.call_later(_HEAD_SECONDS, self._lose_patience)
+        elif not self._idle and self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        if self._idle and not self.transport.is_closing():
+            self._end(Problem("too-slow", "The head of the request did not come in time."))
+
+    def _end(self, problem: Problem) -> None:
+        content = json.dumps(problem.document).encode()
+        head = (
+            f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(content)}\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + content)
+        self.transport.close()
+
+
+class _Server(uvicorn.Server):
+    """Stops when it is told to, with everything accepted answered."""
+
+    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._listener: socket.socket | None = None
+        self._on_start: Callable[[], None] = lambda: None
+
+    def run_at(
+        self, listener: socket.socket, url: str, on_start: Callable[[str], None] | None
+    ) -> None:
+        """Serve until told to stop."""
+        self._listener = listener
+        if on_start is not None:
+            self._on_start = lambda: on_start(url)
+        self.run(sockets=[listener])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Uvicorn's own raises the signal again at the end, which would be a death by it."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        try:
+            before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        except ValueError:  # not the main thread: who started it tells it to stop
+            yield
+            return
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for a clean end, the second for one at once."""
+        if self.should_exit:
+            self.force_exit = True
+        self.should_exit = True
+
+    async def main_loop(self) -> None:
+        """Serve, and look for the signal more often than uvicorn does."""
+        self._on_start()
+        counter = 0
+        while not await self.on_tick(counter % 5000):
+            counter += 1
+            await asyncio.sleep(_TICK)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept what has connected, nothing more; answer it; end."""
+        settings = self._serving.settings
+        LOGGER.info("stopping: what was accepted is being answered")
+        self._serving.stopping.set()
+        await self._accept_rest()
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, _Protocol):  # streams end by themselves
+                connection.shutdown()
+        end = time.monotonic() + settings.grace_seconds
+        state = self.server_state
+        while (state.connections or state.tasks) and not self.force_exit:
+            if time.monotonic() > end:
+                break
+            await asyncio.sleep(_TICK)
+        if state.tasks:
+            LOGGER.warning(
+                "%d requests were cut off, unanswered after %g s",
+                len(state.tasks),
+                settings.grace_seconds,
+            )
+        for task in list(state.tasks):
+            task.cancel()
+        for connection in list(state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+        await self.lifespan.shutdown()
+        LOGGER.info("stopped")
+
+    async def _accept_rest(self) -> None:
+        """Connections that the system has made and nobody has taken yet would be reset."""
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:
+                return
+            accepted.setblocking(False)
+            await loop.connect_accepted_socket(
+                lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
+                    config=self.config,
+                    server_state=self.server_state,
+                    app_state=self.lifespan.state,
+                ),
+                accepted,
+            )
