@@ -32,18 +32,17 @@ class Access:
         if settings.allow_hosts is not None:
             self._hosts = {host.lower() for host in settings.allow_hosts}
 
-    def check(self, headers: Mapping[str, str], *, open_to_all: bool) -> str | None:
-        """Refuse who may not ask.
+    def check_place(self, headers: Mapping[str, str]) -> str | None:
+        """Refuse who asks under another name than the server's, or from a page elsewhere.
 
         Args:
             headers: of the request, names in lower case.
-            open_to_all: no token is needed.
 
         Returns:
             The origin to allow in the answer's headers; none where there is none to name.
 
         Raises:
-            Refusal: another name than the server's, an origin that is not allowed, or no token.
+            Refusal: that is so.
         """
         host = headers.get("host", "")
         if self._hosts is not None and _host_name(host) not in self._hosts:
@@ -52,10 +51,7 @@ class Access:
                 "wrong-host",
                 f"The server is not known as '{host[:100]}'; allow it with --allow-host.",
             )
-        origin = self._check_origin(headers.get("origin"), host)
-        if not open_to_all:
-            self._check_token(headers)
-        return origin
+        return self._check_origin(headers.get("origin"), host)
 
     def _check_origin(self, origin: str | None, host: str) -> str | None:
         if origin is None:
@@ -78,7 +74,12 @@ class Access:
             )
         return None
 
-    def _check_token(self, headers: Mapping[str, str]) -> None:
+    def check_token(self, headers: Mapping[str, str]) -> None:
+        """Refuse who does not bear the token.
+
+        Raises:
+            Refusal: that is so.
+        """
         if self._token is None:
             return
         for given in _tokens(headers):

@@ -125,7 +125,7 @@ class Batcher:
             if self._wait:
                 self._arrived.notify_all()
         if lead:
-            self._lead(ticket)
+            self._lead(ticket, deadline)
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not ticket.finished.wait(remaining):
             self._drop(ticket)
@@ -143,11 +143,12 @@ class Batcher:
         for helper in self._helpers:
             helper.join()
 
-    def _lead(self, own: _Ticket) -> None:
-        """Compute until one's own windows are done or in other hands."""
+    def _lead(self, own: _Ticket, deadline: float | None) -> None:
+        """Compute until one's own windows are done, in other hands, or overdue."""
         try:
             while not own.finished.is_set() and self._compute_next():
-                pass
+                if deadline is not None and time.monotonic() > deadline:
+                    return
         finally:
             self._release()
 

@@ -23,6 +23,7 @@ _ROUTES = frozenset(
     {"/classify", "/classify/batch", "/models", "/health", "/metrics", "/openapi.json", "/listen"}
 )
 _OPEN_TO_ALL = "/health"
+_PREFLIGHT = "access-control-request-method"
 # What a refused client may still send, so that it reads the refusal instead of a reset connection.
 _LINGER_SECONDS, _LINGER_BYTES = 2.0, 64 << 20
 
@@ -60,12 +61,13 @@ class Guard:
         body = _Body(receive, headers, socket)
         answer = _Answer(send, body, self._stopping, scope)
         try:
-            origin = self._access.check(headers, open_to_all=scope["path"] == _OPEN_TO_ALL)
-            answer.origin = origin
-            if origin is not None and scope.get("method") == "OPTIONS":
-                await _preflight(headers)(scope, body.receive, answer.send)
-            else:
-                await self._app(scope, body.receive, answer.send)
+            answer.origin = self._access.check_place(headers)
+            if answer.origin is not None and _PREFLIGHT in headers:
+                await _preflight()(scope, body.receive, answer.send)  # bears no token yet
+                return
+            if scope["path"] != _OPEN_TO_ALL:
+                self._access.check_token(headers)
+            await self._app(scope, body.receive, answer.send)
         except Refusal as refusal:
             self._metrics.refused(refusal.reason)
             await self._refuse(refusal, scope, body, answer)
@@ -164,7 +166,7 @@ class _Answer:
             headers["connection"] = "close"
 
 
-def _preflight(headers: Headers) -> Response:
+def _preflight() -> Response:
     """What a browser asks before it lets a page of another origin send more than a form."""
     return Response(
         status_code=204,

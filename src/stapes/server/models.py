@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from stapes.audio import in_batches, iter_windows
 from stapes.audio.container import Recording
+from stapes.catalogue import SHIPPED, shipped_model
 from stapes.errors import AudioError, ConfigError, UnknownNameError
 from stapes.inference import BaseClassifier, Prediction
 from stapes.runtime import OnnxClassifier, load
@@ -61,8 +62,8 @@ class Hosted:
     @property
     def facts(self) -> dict[str, Any]:
         """What ``GET /models`` says about it."""
-        audio, card = self.classifier.audio, self.classifier.card
-        licence = card.get("licence") or (card.get("data") or {}).get("licence")
+        audio = self.classifier.audio
+        score, licence = _score_and_licence(self.classifier)
         return {
             "name": self.name,
             "labels": list(self.classifier.labels),
@@ -71,8 +72,8 @@ class Hosted:
             "window_seconds": audio.window_seconds,
             "hop_seconds": audio.hop / audio.sample_rate,
             "precision": self.classifier.precision,
-            "score": card.get("cross_validated_score") or card.get("score"),
-            "licence": str(licence) if licence else None,
+            "score": score,
+            "licence": licence,
         }
 
     def check_hop(self, hop: float | None) -> None:
@@ -161,6 +162,17 @@ def _named(models: Any) -> list[tuple[str | None, Any]]:
 def _file_name(classifier: OnnxClassifier) -> str:
     path = classifier.path
     return path.stem if path.stem != "model" else path.resolve().parent.name
+
+
+def _score_and_licence(classifier: OnnxClassifier) -> tuple[Any, str | None]:
+    """As far as they are known: of a shipped model from its model card."""
+    path = classifier.path
+    if path.parent == SHIPPED:
+        facts = shipped_model(path.stem).facts
+        return facts["score"], str(facts["licence"])
+    card = classifier.card
+    licence = card.get("licence") or (card.get("data") or {}).get("licence")
+    return card.get("cross_validated_score") or card.get("score"), licence or None
 
 
 class Work(BaseClassifier):

@@ -26,7 +26,7 @@ from stapes.server.guard import LOGGER
 from stapes.server.problems import MEDIA_TYPE, Problem
 from stapes.server.settings import Settings
 
-__all__ = ["run"]
+__all__ = ["Server", "run"]
 
 _HEAD_SECONDS = 10.0  # for the head of a request, and between a connection and its first
 _IDLE_SECONDS = 20.0  # of a connection between requests
@@ -43,41 +43,15 @@ def run(
     on_start: Callable[[str], None] | None,
 ) -> None:
     """See :func:`stapes.server.serve`."""
-    listener = _bind(host, port)
-    address, port = listener.getsockname()[:2]
-    if settings.allow_hosts is not None or _is_loopback(address):
-        own = {"localhost", "127.0.0.1", "[::1]", _in_url(address), _in_url(host)}
-        settings = replace(settings, allow_hosts=(*(settings.allow_hosts or ()), *sorted(own)))
+    server = Server(models, settings, host, port)
+    before = sys.getswitchinterval()
+    # A thread that has computed a window waits this long, not 5 ms, for the one that speaks HTTP to
+    # let go of the interpreter.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        app = build_app(models, settings)
-        config = uvicorn.Config(
-            app,
-            http=_Protocol,
-            ws="auto",
-            ws_max_size=settings.message_bytes,
-            ws_per_message_deflate=False,  # of sound it gains nothing
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            log_level="warning",
-            access_log=False,  # there is one of our own
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=round(_IDLE_SECONDS),
-        )
-        server = _Server(config, app.state.serving)
-        _Protocol.settings = settings
-        url = f"http://{_in_url(address)}:{port}"
-        before = sys.getswitchinterval()
-        # A thread that has computed a window waits this long, not 5 ms, for the one that speaks
-        # HTTP to let go of the interpreter.
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        try:
-            server.run_at(listener, url, on_start)
-        finally:
-            sys.setswitchinterval(before)
+        server.run_until_stopped(on_start)
     finally:
-        listener.close()
+        sys.setswitchinterval(before)
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -132,7 +106,7 @@ def _in_url(host: str) -> str:
 class _Protocol(H11Protocol):
     """One connection: bounded in number, and in the time that the head of a request may take."""
 
-    settings = Settings()
+    settings: Settings  # of a subclass for each server
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._patience: asyncio.TimerHandle | None = None
@@ -187,23 +161,58 @@ class _Protocol(H11Protocol):
         self.transport.close()
 
 
-class _Server(uvicorn.Server):
-    """Stops when it is told to, with everything accepted answered."""
+class Server(uvicorn.Server):
+    """Listens once it is made, answers when it runs, and stops with everything accepted answered.
 
-    def __init__(self, config: uvicorn.Config, serving: Serving) -> None:
-        super().__init__(config)
-        self._serving = serving
-        self._listener: socket.socket | None = None
-        self._on_start: Callable[[], None] = lambda: None
+    Args:
+        models, settings, host, port: see :func:`stapes.server.serve`.
 
-    def run_at(
-        self, listener: socket.socket, url: str, on_start: Callable[[str], None] | None
-    ) -> None:
-        """Serve until told to stop."""
-        self._listener = listener
-        if on_start is not None:
-            self._on_start = lambda: on_start(url)
-        self.run(sockets=[listener])
+    Attributes:
+        url: where it is.
+
+    Raises:
+        ConfigError: it cannot listen there; and what :func:`stapes.server.create_app` raises.
+    """
+
+    def __init__(self, models: Any, settings: Settings, host: str, port: int) -> None:
+        self._listener = listener = _bind(host, port)
+        address, port = listener.getsockname()[:2]
+        self.url = f"http://{_in_url(address)}:{port}"
+        if settings.allow_hosts is not None or _is_loopback(address):
+            own = {"localhost", "127.0.0.1", "[::1]", _in_url(address), _in_url(host)}
+            settings = replace(settings, allow_hosts=(*(settings.allow_hosts or ()), *sorted(own)))
+        try:
+            app = build_app(models, settings)
+        except BaseException:
+            listener.close()
+            raise
+        self._serving: Serving = app.state.serving
+        self._on_start: Callable[[str], None] | None = None
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=type("Protocol", (_Protocol,), {"settings": settings}),
+                ws="auto",
+                ws_max_size=settings.message_bytes,
+                ws_per_message_deflate=False,  # of sound it gains nothing
+                loop="asyncio",
+                lifespan="on",
+                log_config=None,
+                log_level="warning",
+                access_log=False,  # there is one of our own
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=round(_IDLE_SECONDS),
+            )
+        )
+
+    def run_until_stopped(self, on_start: Callable[[str], None] | None = None) -> None:
+        """Serve until a signal, or :attr:`should_exit`."""
+        self._on_start = on_start
+        try:
+            self.run(sockets=[self._listener])
+        finally:
+            self._listener.close()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -228,7 +237,8 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Serve, and look for the signal more often than uvicorn does."""
-        self._on_start()
+        if self._on_start is not None:
+            self._on_start(self.url)
         counter = 0
         while not await self.on_tick(counter % 5000):
             counter += 1
@@ -268,7 +278,6 @@ class _Server(uvicorn.Server):
 
     async def _accept_rest(self) -> None:
         """Connections that the system has made and nobody has taken yet would be reset."""
-        assert self._listener is not None
         loop = asyncio.get_running_loop()
         while True:
             try:
