@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -104,30 +104,12 @@ def serve(
     with quiet_decoders():  # what decoders say of damaged uploads
         _log(quiet)
         serve_models(
-            _named(models),
+            models,
             settings,
             host=host,
             port=port,
             on_start=lambda url: _started(url, settings),
         )
-
-
-def _named(models: list[str]) -> Any:
-    """As they were given; as a mapping where one has a name of its own."""
-    from stapes.errors import ConfigError
-
-    pairs = []
-    for given in models:
-        name, mark, path = given.partition("=")
-        named = bool(mark) and not Path(given).exists()
-        pairs.append((name, path) if named else (None, given))
-    names = [name for name, _ in pairs if name is not None]
-    if not names:
-        return models
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ConfigError(f"Two models are called '{repeated[0]}'; give one another name.")
-    return pairs
 
 
 def _token(token: str | None, file: Path | None) -> str | None:

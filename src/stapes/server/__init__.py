@@ -38,8 +38,8 @@ def create_app(models: Models, settings: Settings | None = None) -> FastAPI:
     Args:
         models: names of shipped models, ``.onnx`` files that ``stapes export`` wrote, folders that
             hold a ``model.onnx``, or loaded :class:`stapes.runtime.OnnxClassifier`, one or a list.
-            Each is called by its file's name without the ending, or its folder's; a mapping gives
-            other names. The first is the one that answers where a request names none.
+            Each is called by its file's name without the ending, or its folder's; "NAME=MODEL" or
+            a mapping gives another name. The first answers where a request names none.
         settings: limits, access and threads.
 
     Raises:

@@ -110,7 +110,7 @@ class Hosts:
             # One thread in each call, several calls at once: twice as fast on two cores, where
             # two threads in one call gain a tenth to a third.
             classifier = given if isinstance(given, OnnxClassifier) else load(given, threads=1)
-            name = name or _file_name(classifier)
+            name = _file_name(classifier) if name is None else name
             if not _NAME.fullmatch(name):
                 raise ConfigError(
                     f"A model cannot be called '{name}' by a server: letters, digits and . _ + - "
@@ -151,12 +151,17 @@ class Hosts:
             hosted.batcher.close()
 
 
-def _named(models: Any) -> list[tuple[str | None, Any]]:
+def _named(models: Any) -> Iterator[tuple[str | None, Any]]:
+    """Models and the names they are given, if any."""
     if isinstance(models, Mapping):
-        return list(models.items())
-    if isinstance(models, str | Path | OnnxClassifier):
-        models = [models]
-    return [(None, model) for model in models]
+        yield from models.items()
+        return
+    for model in [models] if isinstance(models, str | Path | OnnxClassifier) else models:
+        name, mark, path = model.partition("=") if isinstance(model, str) else ("", "", "")
+        if mark and not Path(model).exists():
+            yield name, path
+        else:
+            yield None, model
 
 
 def _file_name(classifier: OnnxClassifier) -> str:
