@@ -49,6 +49,11 @@ def folder_of(client: Client) -> list[Path]:
     return [] if folder is None else list(Path(folder.name).iterdir())
 
 
+@pytest.fixture(autouse=True)
+def _short_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stapes.server.guard._LINGER_SECONDS", 0.2)
+
+
 @pytest.fixture(scope="module")
 def narrow(toy: Path) -> Iterator[Client]:
     limits = {"upload_bytes": 50_000, "duration": 2.0, "upload_seconds": 1.0, "stall_seconds": 0.3}
@@ -274,11 +279,20 @@ def test_many_connections(toy: Path) -> None:
                 assert time.monotonic() < deadline
 
 
-def test_heads_that_are_none(client: Client) -> None:
-    for content in (b"\0\1\2\3\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 9000):
+def test_what_is_no_http(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    chunked = head("Transfer-Encoding: chunked", "Content-Type: audio/wav") + b"4\r\nRIFF\r\n"
+    for content in (b"\0\1\2\3\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 9000,
+                    chunked + b"none\r\n"):  # fmt: skip
         with client.socket() as sock:
             sock.sendall(content)
-            assert received(sock).startswith(b"HTTP/1.1 400")
+            assert kind(received(sock)) == (400, "bad-request")
+    refused = chunked.replace(b"audio/wav", b"text/plain")
+    with client.socket() as sock:  # a chunk that is none after the answer
+        sock.sendall(refused)
+        assert b" 415 " in sock.recv(100)
+        sock.sendall(b"none\r\n")
+        received(sock)
+    assert caplog.text.count("Traceback") == 0
 
 
 def test_settings_out_of_range() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,8 +103,7 @@ def serve(
         allow_hosts=tuple(allow_host) if allow_host else None,
         page=page,
     )
-    with quiet_decoders():  # what decoders say of damaged uploads
-        _log(quiet)
+    with quiet_decoders(), _log(quiet):  # silent about damaged uploads
         serve_models(
             models,
             settings,
@@ -128,13 +129,19 @@ def _token(token: str | None, file: Path | None) -> str | None:
     return token if token is not None else os.environ.get(_TOKEN_VARIABLE) or None
 
 
-def _log(quiet: bool) -> None:
+@contextlib.contextmanager
+def _log(quiet: bool) -> Iterator[None]:
     """Plain lines on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     logger = logging.getLogger("stapes.server")
-    logger.handlers, logger.propagate = [handler], False
+    logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
 
 
 def _started(url: str, settings: Settings) -> None:

@@ -134,6 +134,13 @@ class _Protocol(H11Protocol):
         elif not self.transport.is_closing():
             super().shutdown()
 
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP. Uvicorn would answer even in the midst of another answer."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self._end(Problem("bad-request", "This is no HTTP request that can be read."))
+        else:
+            self.transport.close()
+
     @property
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
