@@ -248,6 +248,24 @@ def test_who_goes_away_is_not_worked_for(toy: Path) -> None:
         assert client.metric("stapes_batch_windows_sum") < 200
 
 
+class Broken(OnnxClassifier):
+    """Fails in a way that nobody has thought of."""
+
+    def probabilities(self, windows: np.ndarray) -> np.ndarray:
+        raise ZeroDivisionError("of the network")
+
+
+def test_a_failure_of_our_own(toy: Path, wav: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with served({"broken": Broken(toy)}) as client:
+        answer = client.upload("/classify", wav)
+        assert (answer.status, answer.kind) == (500, "internal")
+        assert "network" not in answer.body.decode()
+        assert client.metric("stapes_requests_total", route="/classify", status="500") == 1
+        assert folder_of(client) == []
+        assert client.get("/health").status == 200
+    assert "ZeroDivisionError: of the network" in caplog.text
+
+
 def test_heads_that_never_end(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stapes.server.running._HEAD_SECONDS", 0.3)
     with served(toy) as client:

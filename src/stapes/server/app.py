@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 
 from stapes.server.access import Access
 from stapes.server.description import describe
-from stapes.server.guard import LOGGER, Guard
+from stapes.server.guard import Guard
 from stapes.server.listening import Stream, talk
 from stapes.server.metrics import Metrics
 from stapes.server.models import Cancelled, Hosted, Hosts, Work
@@ -301,8 +301,8 @@ def _add_problems(app: FastAPI, serving: Serving) -> None:
         return Response(status_code=499)  # nobody is there to read it; the log does
 
     @app.exception_handler(Exception)
-    async def internal(_: Request, error: Exception) -> Response:
-        LOGGER.error("an error of the server's own", exc_info=error)
+    async def internal(_: Request, __: Exception) -> Response:
+        # It is raised again after this, and logged by what runs the application.
         return Problem("internal", "The server has failed; its log says more.").response()
 
 

@@ -71,6 +71,9 @@ class Guard:
         except Refusal as refusal:
             self._metrics.refused(refusal.reason)
             await self._refuse(refusal, scope, body, answer)
+        except Exception:
+            answer.status = answer.status or 500  # said by who is around this
+            raise
         finally:
             self._finish(scope, answer, time.perf_counter() - began)
 

@@ -157,8 +157,8 @@ def _named(models: Any) -> Iterator[tuple[str | None, Any]]:
         yield from models.items()
         return
     for model in [models] if isinstance(models, str | Path | OnnxClassifier) else models:
-        name, mark, path = model.partition("=") if isinstance(model, str) else ("", "", "")
-        if mark and not Path(model).exists():
+        if isinstance(model, str) and "=" in model and not Path(model).exists():
+            name, _, path = model.partition("=")
             yield name, path
         else:
             yield None, model

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 __all__ = ["StaticFile", "page_of", "respond"]
 
-# The page may be looser in its own element, never in effect: a browser holds to both.
+# A browser holds to this and to what the page says itself, which may be stricter.
 _POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; "
     "style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self'; "
