@@ -11,6 +11,7 @@ from stapes.audio.decode import (
     probe,
     read,
     stream,
+    walk_audio,
 )
 from stapes.audio.quiet import quiet_decoders
 from stapes.audio.windows import WindowCutter, fit_length, iter_windows, split_windows
@@ -32,4 +33,5 @@ __all__ = [
     "read",
     "split_windows",
     "stream",
+    "walk_audio",
 ]

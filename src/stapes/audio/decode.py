@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ __all__ = [
     "probe",
     "read",
     "stream",
+    "walk_audio",
 ]
 
 AUDIO_SUFFIXES = frozenset(
@@ -194,14 +195,47 @@ def find_audio(root: str | os.PathLike[str]) -> list[Path]:
     root = Path(root)
     if root.is_file():
         return [root]
+
+    def refuse(error: AudioError) -> None:
+        raise error
+
+    return list(walk_audio(root, refuse))
+
+
+def walk_audio(
+    root: str | os.PathLike[str], refused: Callable[[AudioError], None]
+) -> Iterator[Path]:
+    """The recordings of :func:`find_audio` one by one, in its order, however many there are.
+
+    One folder's names are held at a time, and those of the folders around it.
+
+    Args:
+        root: a folder.
+        refused: is told of a folder that may not be read, which is then left out.
+
+    Raises:
+        AudioError: ``root`` is no folder.
+    """
+    root = Path(root)
     if not root.is_dir():
         raise AudioError(root, "there is no such file or folder; check the name.")
+    yield from _walk(root, refused)
 
-    def refuse(error: OSError) -> None:
-        raise AudioError(error.filename, "this folder may not be read; give yourself permission.")
 
-    found: list[Path] = []
-    for folder, subfolders, names in os.walk(root, onerror=refuse):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found.extend(Path(folder, name) for name in names if is_audio_name(name))
-    return sorted(found, key=lambda path: path.parts)
+def _walk(folder: Path, refused: Callable[[AudioError], None]) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as found:
+            # A link to a folder is left out: it may lead back to where it is.
+            entries = sorted(
+                (entry.name, entry.is_dir(), entry.is_symlink())
+                for entry in found
+                if not entry.name.startswith(".")
+            )
+    except OSError:
+        refused(AudioError(folder, "this folder may not be read; give yourself permission."))
+        return
+    for name, is_folder, is_link in entries:
+        if is_folder and not is_link:
+            yield from _walk(folder / name, refused)
+        elif not is_folder and is_audio_name(name):
+            yield folder / name

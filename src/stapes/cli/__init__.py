@@ -39,7 +39,10 @@ def main() -> None:
             sys.stdout.flush()  # here, where a full disk or a closed pipe still has an answer
     except SystemExit as stop:
         if stop.code == 130:
-            _say("Stopped. Training and downloads go on where they were with the same command.")
+            _say(
+                "Stopped. Training, downloads and sweeps of archives go on where they were with "
+                "the same command."
+            )
         raise
     except StapesError as error:
         _say(f"Error: {error}")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stapes.cli.options import Release, Smoothing, check_hop, check_release
 from stapes.cli.rows import Format, row_writer
 from stapes.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from stapes.archive import Progress
 
 __all__ = ["predict"]
 
@@ -25,7 +30,10 @@ def predict(
         list[str],
         typer.Argument(help="Recordings, folders of recordings, or - for names on standard input."),
     ],
-    format: Annotated[Format, typer.Option(help="Of the result.")] = "table",
+    format: Annotated[
+        Literal["table", "csv", "jsonl", "parquet"] | None,
+        typer.Option(help="Of the result [table; of an archive parquet, csv can be]."),
+    ] = None,
     top: Annotated[int, typer.Option("--top", "-k", help="Labels per recording.", min=1)] = 1,
     timeline: Annotated[
         bool, typer.Option("--timeline", help="Events with start and end instead of one answer.")
@@ -40,16 +48,35 @@ def predict(
     release: Release = None,
     smoothing: Smoothing = 1,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Write here instead of standard output.")
+        str | None,
+        typer.Option(
+            "--out", "-o", help="Write to this file instead of standard output; or to this folder."
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="Where to compute: cpu, cuda or mps; of .onnx, cpu.")
     ] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(help="Of an archive: processes [all cores].", min=1)
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Of an archive: this machine, or a Ray cluster [local]."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Of the Ray cluster [RAY_ADDRESS; else one on this machine]."),
+    ] = None,
 ) -> None:
     """Classify recordings of any length and format.
 
     A recording that cannot be read is reported on standard error, the others are done, and the
     exit status is 1.
+
+    A whole archive goes into a folder: MODEL ARCHIVE --out FOLDER/, where ARCHIVE is one folder
+    of recordings. --out is a folder if it ends in /, if it is one already, or if one folder of
+    recordings is given and it has no suffix. Its rows are in FOLDER/rows, recordings that cannot
+    be read in FOLDER/errors. Stopped at any moment, the same command goes on from there.
     """
     from stapes.errors import StapesError
 
@@ -61,6 +88,24 @@ def predict(
     if timeline and top != 1:
         raise StapesError("--top does not go with --timeline: an event has one label.")
     check_release(release, threshold)
+    if out is not None and _is_folder(out, inputs):
+        if device != "cpu":
+            raise StapesError(f"--device {device}: an archive is swept on the CPU; leave it out.")
+        settings = {
+            "top": top, "timeline": timeline, "hop_seconds": hop, "threshold": threshold,
+            "release": release, "smoothing": smoothing,
+        }  # fmt: skip
+        if not timeline:
+            settings["threshold"] = 0.0
+        _sweep(model, inputs, out, settings, format, workers, engine, ray_address)
+        return
+    options = {"workers": workers, "engine": engine, "ray-address": ray_address}
+    for name, value in options.items():
+        if value is not None:
+            raise StapesError(f"--{name} goes with an archive: --out FOLDER/.")
+    if format == "parquet":
+        raise StapesError("--format parquet goes with an archive: --out FOLDER/.")
+    format = format or "table"
     paths = list(_paths(inputs))
     if not paths:
         raise StapesError(f"{', '.join(inputs)}: no recordings found.")
@@ -80,11 +125,123 @@ def predict(
     else:
         from stapes.files import atomic_path
 
-        with atomic_path(out) as aside, _open(aside) as file:
+        with atomic_path(Path(out)) as aside, _open(aside) as file:
             failed = _run(classifier, paths, file, format, top, events)
     if failed:
         sys.stderr.write(f"{failed} of {len(paths)} recordings could not be read.\n")
         raise typer.Exit(1)
+
+
+def _is_folder(out: str, inputs: list[str]) -> bool:
+    """Whether a name is that of a folder to write, which need not exist."""
+    path = Path(out)
+    if out.endswith(("/", os.sep)) or path.is_dir():
+        return True
+    return not path.suffix and not path.exists() and len(inputs) == 1 and Path(inputs[0]).is_dir()
+
+
+def _sweep(
+    model: Path,
+    inputs: list[str],
+    out: str,
+    settings: dict[str, Any],
+    format: str | None,
+    workers: int | None,
+    engine: Literal["local", "ray"] | None,
+    ray_address: str | None,
+) -> None:
+    from stapes.archive import Settings, sweep
+    from stapes.archive.parts import FORMATS
+    from stapes.errors import StapesError
+
+    if len(inputs) != 1 or not Path(inputs[0]).is_dir():
+        raise StapesError(
+            f"--out {out}: into a folder goes an archive, which is one folder of recordings; for "
+            "single recordings name a file, such as --out answers.csv."
+        )
+    if format not in (None, *FORMATS):
+        raise StapesError(f"--format {format}: an archive is written as {' or '.join(FORMATS)}.")
+    if ray_address is not None and engine != "ray":
+        raise StapesError("--ray-address goes with --engine ray.")
+    written: Literal["parquet", "csv"] = "csv" if format == "csv" else "parquet"
+    with Terminal() as terminal:
+        result = sweep(
+            _exported(model),
+            inputs[0],
+            out,
+            Settings(**settings),
+            format=written,
+            workers=workers,
+            engine=engine or "local",
+            ray_address=ray_address,
+            on_progress=_Told(terminal),
+            on_note=terminal.note,
+        )
+        terminal.note(
+            f"{result.folder / 'rows'}: {result.rows} rows in {result.parts} "
+            f"{'file' if result.parts == 1 else 'files'}, of {result.recordings} recordings with "
+            f"{_hours(result.audio_seconds)} of audio."
+        )
+        left_out = result.changes.unreadable
+        if result.failed:
+            terminal.note(
+                f"{result.failed} of {result.recordings} recordings could not be read to the end; "
+                f"{result.folder / 'errors'} says why."
+            )
+    if result.failed or left_out:
+        raise typer.Exit(1)
+
+
+def _exported(model: Path) -> Path:
+    """Refuse a model that was not exported, with the command that exports it."""
+    from stapes.catalogue import find_model
+    from stapes.errors import StapesError
+
+    found = find_model(model, "onnx")
+    if found.suffix == ".safetensors" or (
+        (found / "model.safetensors").is_file() and not (found / "model.onnx").is_file()
+    ):
+        raise StapesError(
+            f"{model}: an archive is swept with an exported model: stapes export {model} --to "
+            "onnx, and name what that writes."
+        )
+    return model
+
+
+class _Told:
+    """Tells how far a sweep is: a bar that moves, or a line in a log every ten seconds."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._last = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        over = progress.done == progress.recordings
+        now = time.monotonic()
+        if not over and now - self._last < (0.2 if self._terminal.watched else 10.0):
+            return
+        self._last = now
+        if self._terminal.watched:
+            self._terminal.progress("Classifying", progress.bytes_done, progress.bytes)
+        self._terminal.status(f"Classifying: {_so_far(progress)}")
+
+
+def _so_far(progress: Progress) -> str:
+    text = (
+        f"{progress.done} of {progress.recordings} recordings, "
+        f"{_hours(progress.audio_seconds)} of audio, {progress.speed:.0f} times real time"
+    )
+    if progress.failed:
+        text += f", {progress.failed} with errors"
+    left = progress.seconds_left
+    if left is not None and progress.done < progress.recordings:
+        minutes, seconds = divmod(round(left), 60)
+        text += f", {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    return text
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h"
 
 
 def _open(path: Path) -> IO[str]:

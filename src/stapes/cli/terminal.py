@@ -51,6 +51,11 @@ class Terminal:
             self._bar.stop()
         self._exit.close()
 
+    @property
+    def watched(self) -> bool:
+        """Whether a person watches, so that things are drawn instead of told line by line."""
+        return self._interactive
+
     def progress(self, stage: str, done: float, total: float) -> None:
         """See :class:`stapes.training.reporter.Reporter`."""
         if self._interactive and self._draw(stage, done, total):
