@@ -19,7 +19,7 @@ from stapes.archive.listing import Changes, Listing
 from stapes.archive.local import answer_here
 from stapes.archive.locking import locked
 from stapes.archive.parts import FORMATS, Folder, Format, Part, Sealed, is_foreign, need_packages
-from stapes.errors import ModelFileError, StapesError
+from stapes.errors import AudioError, ModelFileError, StapesError
 from stapes.files import write_text
 from stapes.runtime import OnnxClassifier, load
 
@@ -43,8 +43,8 @@ class Progress:
         bytes_done: of them.
         failed: of those, recordings with an error.
         audio_seconds: length of what was answered.
-        elapsed: seconds since this command began to answer.
-        audio_now, bytes_now: what it has answered itself.
+        elapsed: seconds since this command's first answer.
+        audio_now, bytes_now: what it has answered in that time.
     """
 
     recordings: int
@@ -142,6 +142,8 @@ def sweep(
     archive, out = Path(archive), Path(out)
     note = on_note or (lambda _: None)
     need_packages(format)
+    if not archive.is_dir():
+        raise AudioError(archive, "there is no such folder; check the name.")
     classifier = load(model, threads=1)
     if settings.timeline:
         classifier.audio.steps(settings.hop_seconds)
@@ -211,7 +213,7 @@ class _Run:
         self._folder, self._listing, self._sealed = folder, listing, sealed
         self._progress, self._archive, self._told = progress, archive, on_progress
         self._open: dict[int, Part] = {}
-        self._began = time.monotonic()
+        self._began: float | None = None
 
     def tasks(self) -> Iterator[Task]:
         """What is to be done, in the order of the list; parts are opened as they are come to."""
@@ -232,7 +234,6 @@ class _Run:
 
     def take(self, answers: Iterator[Answer]) -> None:
         """Keep all answers."""
-        self._began = time.monotonic()
         try:
             for answer in answers:
                 if isinstance(answer, End) and answer.error is not None:
@@ -258,10 +259,13 @@ class _Run:
         progress.done += 1
         progress.failed += end.error is not None
         progress.bytes_done += size
-        progress.bytes_now += size
         progress.audio_seconds += end.seconds
-        progress.audio_now += end.seconds
-        progress.elapsed = time.monotonic() - self._began
+        if self._began is None:  # what it took to begin says nothing of the rest
+            self._began = time.monotonic()
+        else:
+            progress.bytes_now += size
+            progress.audio_now += end.seconds
+            progress.elapsed = time.monotonic() - self._began
         if self._told is not None:
             self._told(progress)
 
