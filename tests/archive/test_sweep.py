@@ -524,7 +524,7 @@ def test_a_full_disk_stops_it_and_loses_nothing(
         patch.setattr("stapes.archive.parts.Path.write_bytes", full)
         with pytest.raises(StapesError, match=r"part-00000\.parquet: the disk is full; free"):
             sweep(model, steps, out, workers=2, on_progress=lambda p: seen.append(p.done))
-    assert len(seen) == 60 - torn.count(b',null]\n')
+    assert len(seen) == 60 - torn.count(b",null]\n")
     sweep(model, steps, out, workers=1, on_progress=lambda _: pytest.fail("all is answered"))
     assert tree(out) == tree(tmp_path / "whole")
 

@@ -153,6 +153,7 @@ def _sweep(
     from stapes.archive import Settings, sweep
     from stapes.archive.parts import FORMATS
     from stapes.errors import StapesError
+    from stapes.runtime import load as load_exported
 
     if len(inputs) != 1 or not Path(inputs[0]).is_dir():
         raise StapesError(
@@ -165,18 +166,26 @@ def _sweep(
         raise StapesError("--ray-address goes with --engine ray.")
     written: Literal["parquet", "csv"] = "csv" if format == "csv" else "parquet"
     with Terminal() as terminal:
-        result = sweep(
-            _exported(model),
-            inputs[0],
-            out,
-            Settings(**settings),
-            format=written,
-            workers=workers,
-            engine=engine or "local",
-            ray_address=ray_address,
-            on_progress=_Told(terminal),
-            on_note=terminal.note,
-        )
+        told = _Told(terminal)
+        model = _exported(model)
+        if settings["hop_seconds"] is not None:
+            check_hop(settings["hop_seconds"], load_exported(model))
+        try:
+            result = sweep(
+                model,
+                inputs[0],
+                out,
+                Settings(**settings),
+                format=written,
+                workers=workers,
+                engine=engine or "local",
+                ray_address=ray_address,
+                on_progress=told,
+                on_note=terminal.note,
+            )
+        except KeyboardInterrupt:
+            told.stopped()
+            raise
         terminal.note(
             f"{result.folder / 'rows'}: {result.rows} rows in {result.parts} "
             f"{'file' if result.parts == 1 else 'files'}, of {result.recordings} recordings with "
@@ -214,8 +223,15 @@ class _Told:
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
         self._last = time.monotonic()
+        self._progress: Progress | None = None
+
+    def stopped(self) -> None:
+        """Say how far it has come."""
+        if self._progress is not None:
+            self._terminal.note(f"Classifying: {_so_far(self._progress)}")
 
     def __call__(self, progress: Progress) -> None:
+        self._progress = progress
         over = progress.done == progress.recordings
         now = time.monotonic()
         if not over and now - self._last < (0.2 if self._terminal.watched else 10.0):
