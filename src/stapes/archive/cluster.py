@@ -13,6 +13,7 @@ import itertools
 import json
 import logging
 import os
+import socket
 import tempfile
 import warnings
 from collections.abc import Generator, Iterator
@@ -33,8 +34,8 @@ _BUNDLE = 8
 
 _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # asks for a decision that is not ours
-    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # told of a dead worker, one can do nothing about it
     "RAY_TQDM_PATCH_PRINT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anyone
 }
@@ -63,8 +64,7 @@ def answer_on_ray(
     if first is None:
         return
     tasks = itertools.chain([first], tasks)
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    with warnings.catch_warnings():
+    with _quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             import ray
@@ -72,10 +72,22 @@ def answer_on_ray(
         except ModuleNotFoundError:
             raise MissingPackageError('--engine ray needs Ray: pip install "stapes[ray]"') from None
         with _cluster(ray, address, workers):
-            model = ray.put(Path(job.model).read_bytes())
+            model = Path(job.model).read_bytes()
             count = workers or _cpus(ray)
             while wave := list(itertools.islice(tasks, _WAVE)):
                 yield from _wave(ray, job, model, wave, count)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray reads its settings when it is imported, and hands them to what it starts."""
+    ours = {name: value for name, value in _QUIET.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 @contextmanager
@@ -89,9 +101,10 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
     if address == "local":
         options = {"num_cpus": workers, "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise StapesError(
             f"--ray-address {address}: no Ray cluster answers there ({reason}); start one with "
             "'ray start --head', or leave the address out to use this machine."
@@ -102,11 +115,26 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
         ray.shutdown()
 
 
+def _knock(address: str) -> None:
+    """Ask whether anyone is at an address: Ray itself would try for minutes, and talk about it.
+
+    Raises:
+        OSError: nobody is.
+        ValueError: the address is none of the cluster's head.
+    """
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if "/" in host or not port.isdigit():
+        raise ValueError("an address is that of the head node, such as 10.0.0.1:6379")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
 def _cpus(ray: Any) -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def _wave(ray: Any, job: Job, model: Any, wave: list[Task], workers: int) -> Iterator[Answer]:
+def _wave(ray: Any, job: Job, model: bytes, wave: list[Task], workers: int) -> Iterator[Answer]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -118,7 +146,7 @@ def _wave(ray: Any, job: Job, model: Any, wave: list[Task], workers: int) -> Ite
         override_num_blocks=len(bundles),  # a bundle is what is done again where a worker dies
     ).map(
         _Worker,
-        fn_constructor_args=(dataclasses.asdict(job), [model]),
+        fn_constructor_args=(dataclasses.asdict(job), model),
         num_cpus=1,
         concurrency=workers,
     )
@@ -137,14 +165,12 @@ def _wave(ray: Any, job: Job, model: Any, wave: list[Task], workers: int) -> Ite
 class _Worker:
     """Lives on a machine of the cluster and answers bundles."""
 
-    def __init__(self, job: dict[str, Any], model: list[Any]) -> None:
-        import ray
-
+    def __init__(self, job: dict[str, Any], model: bytes) -> None:
         self._silence()
         job = {**job, "settings": Settings(**job["settings"])}
         with tempfile.TemporaryDirectory(prefix="stapes-") as folder:
             path = Path(folder, "model.onnx")
-            path.write_bytes(ray.get(model[0]))
+            path.write_bytes(model)
             self._job = Job(**{**job, "model": str(path)})
             self._classifier = open_model(self._job)
         if not Path(self._job.archive).is_dir():
