@@ -251,6 +251,15 @@ def test_batches_too_small_for_the_processes_are_refused(tmp_path: Path) -> None
         )  # fmt: skip
 
 
+def test_a_machine_that_lacks_the_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where --out is a folder of each machine's own: the first process is in its third epoch."""
+    monkeypatch.setattr("stapes.training.loop.broadcast", lambda _: torch.tensor([2, 0]))
+    with pytest.raises(StapesError, match="goes on from epoch 3, this one from epoch 1; --out has"):
+        _fit(tmp_path, _recipe())
+
+
 def test_a_second_run_may_choose_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_accelerator("cpu", "float32").device == torch.device("cpu")
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu:0")

@@ -204,6 +204,7 @@ def fit(
     checkpoint, log = folder / "checkpoint.safetensors", folder / "log.jsonl"
     progress = Progress()
     restored = load_checkpoint(checkpoint, fingerprint)
+    _agree(restored[0] if restored is not None else progress, accelerator, folder)
     if restored is not None:
         progress, tensors = restored
         network.load_state_dict(_under("network.", tensors))
@@ -431,6 +432,21 @@ def _validate(
         network.load_state_dict(kept)
         network.train(training)
     return loss / len(examples.validation), right / len(examples.validation)
+
+
+def _agree(progress: Progress, accelerator: Accelerator, folder: Path) -> None:
+    """Refuse processes that would begin at different steps: they would wait for each other.
+
+    Raises:
+        StapesError: this process has another checkpoint than the first one, or none.
+    """
+    ours = [progress.epoch, progress.step]
+    theirs = broadcast(torch.tensor(ours, device=accelerator.device)).tolist()
+    if ours != theirs:
+        raise StapesError(
+            f"{folder}: the first process goes on from epoch {theirs[0] + 1}, this one from epoch "
+            f"{ours[0] + 1}; --out has to be on storage that all machines share."
+        )
 
 
 class _reproducible_convolutions:
