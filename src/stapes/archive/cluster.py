@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stapes.archive.answers import Answer, End, Job, Rows, Settings, Task, answers, open_model
+from stapes.archive.answers import Answer, End, Job, Rows, Settings, Task
+from stapes.archive.local import Workers
 from stapes.errors import AudioError, MissingPackageError, StapesError
 
 __all__ = ["answer_on_ray"]
@@ -163,32 +164,26 @@ def _wave(ray: Any, job: Job, model: bytes, wave: list[Task], workers: int) -> I
 
 
 class _Worker:
-    """Lives on a machine of the cluster and answers bundles."""
+    """Lives on a machine of the cluster, and answers bundles by a process of its own.
+
+    A recording that crashes the decoder crashes that process, and has an error in the end: Ray
+    would try it for ever.
+    """
 
     def __init__(self, job: dict[str, Any], model: bytes) -> None:
-        self._silence()
-        job = {**job, "settings": Settings(**job["settings"])}
-        with tempfile.TemporaryDirectory(prefix="stapes-") as folder:
-            path = Path(folder, "model.onnx")
-            path.write_bytes(model)
-            self._job = Job(**{**job, "model": str(path)})
-            self._classifier = open_model(self._job)
-        if not Path(self._job.archive).is_dir():
+        self._folder = tempfile.TemporaryDirectory(prefix="stapes-")
+        path = Path(self._folder.name, "model.onnx")
+        path.write_bytes(model)
+        job = {**job, "settings": Settings(**job["settings"]), "model": str(path)}
+        if not Path(job["archive"]).is_dir():
             raise AudioError(
-                self._job.archive,
+                job["archive"],
                 "this machine of the cluster has no such folder; the archive has to be on storage "
                 "that all machines see under the same path.",
             )
-
-    @staticmethod
-    def _silence() -> None:
-        """Decoders print their complaints; the process is ours, and its log is not for those."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        self._workers = Workers(Job(**job), 1)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        found = [
-            [type(answer).__name__, *answer]
-            for task in json.loads(row["tasks"])
-            for answer in answers(self._classifier, self._job, Task(*task))
-        ]
+        tasks = (Task(*task) for task in json.loads(row["tasks"]))
+        found = [[type(answer).__name__, *answer] for answer in self._workers.answer(tasks)]
         return {"answers": json.dumps(found)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import queue
 import subprocess
@@ -11,12 +12,13 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from stapes.archive.answers import Answer, End, Job, Rows, Task
 from stapes.errors import StapesError
 
-__all__ = ["answer_here"]
+__all__ = ["Workers", "answer_here"]
 
 _AHEAD = 2  # recordings that a worker is given at a time, so that it never waits for the next
 _ATTEMPTS = 2  # of a recording whose worker dies
@@ -29,59 +31,64 @@ _PROGRAM = (
 
 
 def answer_here(job: Job, tasks: Iterator[Task], workers: int) -> Generator[Answer]:
-    """Answers of worker processes, as they come.
+    """Answers of worker processes, as they come; see :class:`Workers`.
+
+    Args:
+        job: what is asked.
+        tasks: recordings, taken as workers get free.
+        workers: number of processes; none is started where there are no tasks.
+    """
+    first = next(tasks, None)
+    if first is None:
+        return
+    with closing(Workers(job, workers)) as pool:
+        yield from pool.answer(itertools.chain([first], tasks))
+
+
+class Workers:
+    """Processes that answer recordings. :meth:`close` them.
 
     A recording whose worker dies is tried once more by another one, and then has an error.
 
     Args:
         job: what is asked.
-        tasks: recordings, taken as workers get free.
-        workers: number of processes.
-
-    Yields:
-        Rows and ends; those of one recording in order, those of several mixed.
-
-    Raises:
-        StapesError: a worker cannot begin.
+        count: number of processes.
     """
-    messages: queue.Queue[tuple[_Worker, list[Any] | None]] = queue.Queue(16 * workers)
-    first = next(tasks, None)
-    if first is None:
-        return
-    waiting = deque([first])  # before those that nobody has had: of workers that died
-    deaths: Counter[Task] = Counter()
-    pool = {_Worker(job, messages) for _ in range(workers)}
 
-    def feed(worker: _Worker) -> None:
-        while len(worker.tasks) < _AHEAD:
-            task = waiting.popleft() if waiting else next(tasks, None)
-            if task is None:
-                return
-            worker.give(task)
+    def __init__(self, job: Job, count: int) -> None:
+        self._job = job
+        self._messages: queue.Queue[tuple[_Worker, list[Any] | None]] = queue.Queue(16 * count)
+        self._pool = {_Worker(job, self._messages) for _ in range(count)}
 
-    try:
+    def answer(self, tasks: Iterator[Task]) -> Iterator[Answer]:
+        """Answer recordings, which are taken as workers get free.
+
+        Yields:
+            Rows and ends; those of one recording in order, those of several mixed.
+
+        Raises:
+            StapesError: a worker cannot begin.
+        """
+        again: deque[Task] = deque()  # of workers that died
+        deaths: Counter[Task] = Counter()
         while True:
-            for worker in pool:
-                if worker.ready:
-                    feed(worker)
-            if not any(worker.tasks for worker in pool) and all(worker.ready for worker in pool):
+            for worker in self._pool:
+                while worker.ready and len(worker.tasks) < _AHEAD:
+                    task = again.popleft() if again else next(tasks, None)
+                    if task is None:
+                        break
+                    worker.give(task)
+            if all(worker.ready and not worker.tasks for worker in self._pool):
                 return
-            worker, message = messages.get()
+            worker, message = self._messages.get()
             if message is None:
-                code = worker.end()
-                pool.discard(worker)
-                if not worker.ready:
-                    raise StapesError(
-                        f"A worker process ended before it could begin (status {code}); memory "
-                        "may be short: try fewer --workers."
-                    )
+                self._replace(worker)
                 if worker.tasks:
                     deaths[worker.tasks[0]] += 1
                     if deaths[worker.tasks[0]] == _ATTEMPTS:
                         task = worker.tasks.popleft()
                         yield End(task.part, task.place, 0.0, _DEADLY)
-                waiting.extendleft(reversed(worker.tasks))
-                pool.add(_Worker(job, messages))
+                again.extendleft(reversed(worker.tasks))
             elif message[0] == "ready":
                 worker.ready = True
             elif message[0] == "refused":
@@ -91,8 +98,20 @@ def answer_here(job: Job, tasks: Iterator[Task], workers: int) -> Generator[Answ
             else:
                 worker.tasks.popleft()
                 yield End(*message[1:])
-    finally:
-        for worker in pool:
+
+    def _replace(self, worker: _Worker) -> None:
+        code = worker.end()
+        self._pool.discard(worker)
+        if not worker.ready:
+            raise StapesError(
+                f"A worker process ended before it could begin (status {code}); memory may be "
+                "short: try fewer --workers."
+            )
+        self._pool.add(_Worker(self._job, self._messages))
+
+    def close(self) -> None:
+        """Stop them, whatever they do."""
+        for worker in self._pool:
             worker.end()
 
 
