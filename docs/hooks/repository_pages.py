@@ -7,12 +7,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["repository_files", "rewritten_links"]
+from markdown.extensions.toc import slugify
+
+__all__ = ["repository_files", "rewritten_links", "with_tables"]
 
 _SHOWN = {"README.md": "index.md", "CHANGELOG.md": "changelog.md",
           "benchmarks/RESULTS.md": "benchmarks.md"}  # fmt: skip
 _NOT_COPIED = (".safetensors", ".onnx", ".pyc")
 _LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)\s]+)(?P<after>\))")
+_TABLE = re.compile(r"^<!-- table of (?P<file>\S+?)(?:#(?P<heading>\S+))? -->$", re.MULTILINE)
+_HEADING = re.compile(r"^#+ +(?P<title>.+)$", re.MULTILINE)
+_ROWS = re.compile(r"^\|.*\n\|[ :|-]+\n(?:\|.*\n)*", re.MULTILINE)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 
 
@@ -48,19 +53,60 @@ def _listing(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rewritten_links(text: str, address: str, root: Path) -> str:
+def with_tables(text: str, address: str, root: Path) -> str:
+    """Put the tables that a page names behind the comments that name them.
+
+    ``<!-- table of ../results/README.md#a-heading -->`` stands for the first table behind that
+    heading, or of the file; figures are written in one place only.
+
+    Args:
+        text: Markdown.
+        address: of the page on the site, a file of ``docs/``.
+        root: of the repository.
+
+    Raises:
+        ValueError: no such file, heading or table.
+    """
+
+    def table(comment: re.Match[str]) -> str:
+        file = (root / "docs" / address).parent / comment["file"]
+        if not file.is_file():
+            raise ValueError(f"{address}: {comment[0]}: there is no such file")
+        source, start = file.read_text(encoding="utf-8"), 0
+        if comment["heading"]:
+            ends = [h.end() for h in _HEADING.finditer(source) if _slug(h) == comment["heading"]]
+            if not ends:
+                raise ValueError(f"{address}: {comment[0]}: there is no such heading")
+            start = ends[0]
+        rows = _ROWS.search(source, start)
+        if rows is None:
+            raise ValueError(f"{address}: {comment[0]}: there is no table")
+        place = file.resolve().relative_to(root).as_posix()
+        return rewritten_links(rows[0], address, root, source=place)
+
+    return _TABLE.sub(table, text)
+
+
+def _slug(heading: re.Match[str]) -> str:
+    return slugify(heading["title"], "-")
+
+
+def rewritten_links(text: str, address: str, root: Path, source: str = "") -> str:
     """Turn links between files of the repository into links between pages of the site.
 
     Args:
         text: Markdown.
         address: of the page on the site.
         root: of the repository.
+        source: the file whose links they are; where left out, that of the page.
 
     Returns:
         The text; links that lead to no file of the repository are left for the build to refuse.
     """
-    source = next((s for s, shown in _SHOWN.items() if shown == address and s != "README.md"), None)
-    if source is None:
+    if not source:
+        shown_at = {shown: s for s, shown in _SHOWN.items() if s != "README.md"}
+        source = shown_at.get(address, "")
+    if not source:
         source = address if address.startswith("results/") else f"docs/{address}"
 
     def rewritten(link: re.Match[str]) -> str:
@@ -69,7 +115,7 @@ def rewritten_links(text: str, address: str, root: Path) -> str:
             return link[0]
         place = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if place.startswith("docs/"):
-            return link[0] if source.startswith("docs/") else _to(place[5:], mark + anchor, link)
+            return _to(place.removeprefix("docs/"), mark + anchor, link)
         if (root / place).is_dir():
             place += "/index.md"
         return _to(_SHOWN.get(place, place), mark + anchor, link)

@@ -11,7 +11,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from recipe_pages import recipe_pages
 from reference_pages import reference_pages
-from repository_pages import repository_files, rewritten_links
+from repository_pages import repository_files, rewritten_links, with_tables
 
 from stapes.cli.app import app
 
@@ -56,5 +56,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links between files of the repository lead to their pages."""
-    return rewritten_links(markdown, page.file.src_uri, _ROOT)
+    """Let links between files of the repository lead to their pages; put tables in."""
+    address = page.file.src_uri
+    return with_tables(rewritten_links(markdown, address, _ROOT), address, _ROOT)

@@ -15,10 +15,10 @@ _CODE = re.compile(
     r"(?P<quoted>'(?:stapes|torchrun)\b[^']*')"  # as help texts quote commands
     r"|(?P<ticks>``[^`]+``|`[^`]+`)"
     r"|(?P<command>\b(?:stapes|torchrun)"
-    r"(?:(?<=stapes) [a-z]+\b| (?:--?[a-z][\w-]*|[A-Z]{2,}|\d+|[\w-]+\.wav|stapes|\.\.\.))+)"
+    r"(?:(?<=stapes)\s[a-z]+\b|\s(?:--?[a-z][\w-]*|[A-Z]{2,}[\w/.-]*|\d+|[\w-]+\.wav|stapes|\.\.\.))+)"
     r"|(?P<option>(?<![\w-])--?[a-z][\w-]*)"
     rf"|(?P<field>\b(?:{_SECTIONS})\.[a-z_]+(?:=[\w.]+)?\b)"
-    r"|(?P<named>\b[a-z0-9]+_[a-z0-9_]+\b)"
+    r"|(?P<named>\b[A-Za-z0-9]+_\w+\b)"
 )
 
 
