@@ -11,6 +11,7 @@ __all__ = ["Roles"]
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(?P<short>~?)(?P<path>[\w.]+)`")
 _DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
+_LITERAL = re.compile(r"::$", re.MULTILINE)
 _FLAG = re.compile(r"[ \t]*# doctest:.*")
 _CODE = re.compile(r"``([^`]+)``")
 
@@ -30,7 +31,7 @@ class Roles(griffe.Extension):
             return f'<autoref identifier="{full}" optional><code>{shown}</code></autoref>'
 
         text = _CODE.sub(r"`\1`", _ROLE.sub(link, obj.docstring.value))
-        obj.docstring.value = _DOCTEST.sub(_session, text)
+        obj.docstring.value = _LITERAL.sub(":", _DOCTEST.sub(_session, text))
 
 
 def _session(doctest: re.Match[str]) -> str:

@@ -29,7 +29,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
-def _filled(nav: Any, lists: dict[str, list[str]]) -> Any:
+def _filled(nav: Any, lists: dict[str, list[Any]]) -> Any:
     if isinstance(nav, list):
         return [_filled(entry, lists) for entry in nav]
     if isinstance(nav, dict):
@@ -37,9 +37,22 @@ def _filled(nav: Any, lists: dict[str, list[str]]) -> Any:
     return lists.get(nav, nav)
 
 
-def _result_pages() -> list[str]:
-    pages = [a for a, _ in repository_files(_ROOT) if a.startswith("results/") and a[-3:] == ".md"]
-    return sorted(pages, key=lambda a: (a.count("/"), Path(a).name != "README.md", a))
+def _result_pages() -> list[Any]:
+    """The pages of results; those of a folder together, by the names of their files."""
+    shown: list[Any] = ["results/README.md"]
+    folders: dict[str, list[dict[str, str]]] = {}
+    for address, _ in repository_files(_ROOT):
+        if not address.startswith("results/") or address[-3:] != ".md" or address in shown:
+            continue
+        _, *folder, name = address.split("/")
+        stem = name.removesuffix(".md")
+        if not folder:
+            shown.append({stem.capitalize(): address})
+        elif stem == "index":
+            folders.setdefault(folder[0], []).insert(0, {folder[0]: address})
+        else:
+            folders.setdefault(folder[0], []).append({stem: address})
+    return shown + [{folder: pages} for folder, pages in folders.items()]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
