@@ -34,6 +34,17 @@ _IMPORTS = (
     "stapes.explain",
     "stapes.compression",
     "stapes.runtime",
+    "stapes.shrinking",
+    "stapes.deploy.export",
+    "torch._dynamo",
+    "torch.profiler",
+    "torch.onnx._internal.exporter._core",
+    "torch._inductor.compile_fx",
+    "onnxscript.rewriter",
+    "jinja2",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
 )
 
 _CLIENT = """#!{python} -IS
