@@ -79,8 +79,12 @@ class LogMelConfig(Strict):
     f_max: Annotated[float, Field(gt=0)] | None = Field(
         None, description="Hz; none: half the sample rate"
     )
-    mel_scale: Literal["slaney", "htk"] = "slaney"
-    mel_norm: Literal["slaney"] | None = "slaney"
+    mel_scale: Literal["slaney", "htk"] = Field(
+        "slaney", description="linear up to 1 kHz, then logarithmic; htk: 2595 log10(1 + f / 700)"
+    )
+    mel_norm: Literal["slaney"] | None = Field(
+        "slaney", description="every filter has unit area; none: a peak of 1"
+    )
     scaling: Literal["db", "log"] = Field(
         "db", description="db: 10 log10(max(power, amin)); log: ln(power + log_offset)"
     )
@@ -95,17 +99,19 @@ class PerceptualMelConfig(Strict):
     """A-weighted mel spectrogram of Koutini et al. 2020 (``stapes.features.PerceptualMel``)."""
 
     name: Literal["perceptual_mel"] = "perceptual_mel"
-    n_fft: Annotated[int, Field(ge=16, le=65_536)] = 2048
-    hop_length: Annotated[int, Field(ge=1)] = 512
-    n_mels: Annotated[int, Field(ge=1, le=1024)] = 256
+    n_fft: Annotated[int, Field(ge=16, le=65_536)] = Field(2048, description="samples of a window")
+    hop_length: Annotated[int, Field(ge=1)] = Field(512, description="samples")
+    n_mels: Annotated[int, Field(ge=1, le=1024)] = Field(256, description="mel bands")
 
 
 class ThreeWindowLogMelConfig(Strict):
     """Three log-mels of Palanisamy et al. 2020 (``stapes.features.ThreeWindowLogMel``)."""
 
     name: Literal["three_window_log_mel"] = "three_window_log_mel"
-    n_fft: Annotated[int, Field(ge=16, le=65_536)] = 4410
-    n_mels: Annotated[int, Field(ge=1, le=1024)] = 128
+    n_fft: Annotated[int, Field(ge=16, le=65_536)] = Field(
+        4410, description="samples, 100 ms or more; the windows of 25, 50 and 100 ms lie in them"
+    )
+    n_mels: Annotated[int, Field(ge=1, le=1024)] = Field(128, description="mel bands of each")
     n_frames: Annotated[int, Field(ge=1)] = Field(
         250, description="frames that each of the three is resized to"
     )
@@ -299,10 +305,16 @@ class TrainingConfig(Strict):
     epochs: Annotated[int, Field(ge=1, le=100_000)] | Auto = Field(
         "auto", description="passes over the clips; auto: 32,000 clips in all, 15 to 100 epochs"
     )
-    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = Field(32, description="clips of a step")
+    optimizer: Literal["adam", "adamw"] = Field(
+        "adamw", description="adamw: weights decay by themselves; adam: through the gradient"
+    )
+    learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-3, description="the full rate, that of the schedule's highest point"
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        1e-2, description="how strongly weights are drawn to zero; 0: not at all"
+    )
     decayed: Literal["kernels", "all"] = Field(
         "kernels", description="what decays; all: norms and biases, too"
     )
@@ -314,7 +326,9 @@ class TrainingConfig(Strict):
         description="after warm-up and the constant epochs; step: times step_factor every "
         "step_epochs",
     )
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="epochs in which the rate rises from 0 to the full one, in a straight line"
+    )
     constant_epochs: Annotated[float, Field(ge=0)] = Field(
         0.0, description="epochs at the full rate before linear or cosine decay begins"
     )
@@ -324,9 +338,15 @@ class TrainingConfig(Strict):
     final_rate_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="rate at the end of the decay, as a part of learning_rate"
     )
-    step_epochs: Annotated[int, Field(ge=1)] = 30
-    step_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    step_epochs: Annotated[int, Field(ge=1)] = Field(
+        30, description="epochs between the steps of schedule step"
+    )
+    step_factor: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.1, description="of the rate, at each of those steps"
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="part of a label that is spread evenly over the classes"
+    )
     class_weighting: Literal["none", "balanced"] = Field(
         "none", description="balanced: every class counts the same in the loss"
     )
@@ -464,7 +484,9 @@ class QuantizationConfig(Strict):
         "validation part (else the training part) drops by more than half a point",
     )
     aware_epochs: Annotated[int, Field(ge=1)] = Field(5, description="length of that fine-tuning")
-    aware_learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    aware_learning_rate: Annotated[float, Field(gt=0)] = Field(
+        1e-4, description="of that fine-tuning"
+    )
 
 
 class Recipe(Strict):
