@@ -11,6 +11,7 @@ __all__ = ["Roles"]
 
 _ROLE = re.compile(r":(?:class|func|meth|mod|data|attr|exc):`(?P<short>~?)(?P<path>[\w.]+)`")
 _DOCTEST = re.compile(r"^>>> .*(?:\n.+)*", re.MULTILINE)
+_RESULT = re.compile(r"^(Returns|Yields):\n(\s+)(?=\S)", re.MULTILINE)
 _LITERAL = re.compile(r"::$", re.MULTILINE)
 _FLAG = re.compile(r"[ \t]*# doctest:.*")
 _CODE = re.compile(r"``([^`]+)``")
@@ -31,7 +32,9 @@ class Roles(griffe.Extension):
             return f'<autoref identifier="{full}" optional><code>{shown}</code></autoref>'
 
         text = _CODE.sub(r"`\1`", _ROLE.sub(link, obj.docstring.value))
-        obj.docstring.value = _LITERAL.sub(":", _DOCTEST.sub(_session, text))
+        text = _LITERAL.sub(":", _DOCTEST.sub(_session, text))
+        # What stands before a colon would be taken for a type; types are in the signature.
+        obj.docstring.value = _RESULT.sub(r"\1:\n\2: ", text)
 
 
 def _session(doctest: re.Match[str]) -> str:

@@ -56,7 +56,7 @@ def _functions_first(name: str) -> tuple[bool, str]:
 
 
 def _blocks(package: Path, room: str, names: list[str]) -> str:
-    top = f"::: stapes.{room}\n    options:\n      members: false\n"
+    top = f"::: stapes.{room}\n    options:\n      members: false\n      show_root_heading: false\n"
     ordered, known = sorted(names, key=_functions_first), set(stapes.__all__)
     # What the door shows is on its page.
     return "\n".join(
@@ -101,7 +101,7 @@ def _offered(package: Path, room: str) -> list[str]:
     return []
 
 
-_ROOM = """# stapes.{room}
+_ROOM = """# stapes.{room} {{ #stapes.{room} }}
 
 {blocks}
 """

@@ -12,11 +12,13 @@ import contextlib
 import importlib
 import json
 import os
+import selectors
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -82,14 +84,37 @@ class WarmProcess:
             program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
     def run(
-        self, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+        self,
+        words: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        seconds: float = 300,
     ) -> subprocess.CompletedProcess[str]:
-        """Run a program that may call those of this one; output and errors come together."""
+        """Run a program that may call those of this one; output and errors come together.
+
+        Args:
+            words: program and arguments.
+            folder: where it runs.
+            environment: variables beyond those of this process.
+            seconds: after which it is stopped, with status 124.
+        """
         path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
-        return subprocess.run(
-            words, cwd=folder, env={**os.environ, **environment, "PATH": path}, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+            program = subprocess.Popen(
+                words, cwd=folder, env={**os.environ, **environment, "PATH": path},
+                stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
+            try:
+                status = program.wait(seconds)
+            except subprocess.TimeoutExpired:
+                said.write(f"\nstill running after {seconds:g} s\n")
+                status = 124
+            with contextlib.suppress(ProcessLookupError):  # what it left in the background, too
+                os.killpg(program.pid, signal.SIGTERM)
+            program.wait()
+            said.flush()
+            said.seek(0)
+            return subprocess.CompletedProcess(words, status, said.read(), None)
 
     def close(self) -> None:
         """End it with all that it started."""
@@ -119,15 +144,31 @@ def _serve(address: str, imports: Sequence[str]) -> None:
         door.listen(16)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
+        callers = selectors.DefaultSelector()
+        callers.register(door, selectors.EVENT_READ)
         while True:
-            line, _ = door.accept()
-            if os.fork() == 0:
-                door.close()
-                _answer(line)
-            line.close()
+            for key, _ in callers.select():
+                if key.fileobj is not door:
+                    # The caller is gone: it has its answer, or somebody stopped it.
+                    callers.unregister(key.fileobj)
+                    key.fileobj.close()
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(key.data, signal.SIGTERM)
+                    continue
+                line, _ = door.accept()
+                ready, go = os.pipe()
+                child = os.fork()
+                if child == 0:
+                    door.close()
+                    os.close(ready)
+                    _answer(line, go)
+                os.close(go)
+                os.read(ready, 1)  # it has read what it was asked; what comes now is an end
+                os.close(ready)
+                callers.register(line, selectors.EVENT_READ, child)
 
 
-def _answer(line: socket.socket) -> None:
+def _answer(line: socket.socket, go: int) -> None:
     """In the child: be the program that was called, then say how it ended."""
     status = 70
     try:
@@ -138,6 +179,7 @@ def _answer(line: socket.socket) -> None:
         streams.frombytes(ancillary[0][2])
         while not message.endswith(b"\n"):
             message += line.recv(1 << 16)
+        os.close(go)
         request = json.loads(message)
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
