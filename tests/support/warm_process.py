@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import selectors
 import signal
 import socket
@@ -206,6 +207,10 @@ def _become(kind: str, arguments: list[str]) -> int:
             from stapes.cli import main
 
             main()
+            return 0
+        if arguments[0] == "-m":
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
             return 0
         source = Path(arguments[0])
         code = compile(source.read_text(encoding="utf-8"), str(source), "exec")
