@@ -3,17 +3,21 @@
 A page is a person: its blocks are run one after the other in a folder of their own, which has the
 recordings and the finished runs that the page speaks of. Two things are smaller than a reader's:
 the recordings (half-second noises of three classes), and the effort (see ``_LESS``). A block that
-cannot be run has ``<!-- not run: REASON -->`` above it; its commands are parsed all the same.
+cannot be run has ``<!-- not run: REASON -->`` above it; its commands are parsed all the same. One
+that talks to a server has ``<!-- while running: stapes serve ... -->`` there: the server is started
+at a free port, which takes the place of the example's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -70,6 +74,8 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     path = folder / name / label / f"{label}-{source}{take}.wav"
                     soundfile.write(path, _noise(label, seed, 0.5), RATE)
     soundfile.write(folder / "street.wav", _noise("rain", 1, 2), RATE)
+    for name in ("street.ogg", "a.wav", "b.mp3"):
+        soundfile.write(folder / name, _noise("crow", 4, 2), RATE)
     soundfile.write(folder / "dog.wav", _noise("hen", 2, 1), RATE)
     day = np.concatenate([_noise(label, 3, 4) for label in COLOURS])
     soundfile.write(folder / "day.flac", day, RATE)
@@ -93,6 +99,10 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
             f'#!/bin/sh\ncase "$1" in\n{cases}\n  *) exec stapes-as-it-is "$@";;\nesac\n'
         )
         wrapper.chmod(0o755)
+        for name in ("pip", "ray", "torchrun"):  # no test installs, and none starts a cluster
+            refusal = process.programs / name
+            refusal.write_text("#!/bin/sh\necho mark this block as not run >&2\nexit 1\n")
+            refusal.chmod(0o755)
         yield process
 
 
@@ -158,20 +168,38 @@ def test_examples_run_as_they_stand(
     page: Path, folder_of: Path, programs: WarmProcess, environment: dict[str, str]
 ) -> None:
     python = ""  # a page's Python examples continue each other
-    for block in blocks_of(page):
-        if block.reason or block.language not in _RUN:
-            continue
-        if block.language == "sh":
-            words = ["bash", "-euo", "pipefail", "-c", block.text]
-        else:
-            # Lines of earlier blocks are there, silent, so that errors have the page's numbers.
-            source = folder_of / ".example.py"
-            source.write_text(python + block.text, encoding="utf-8")
-            python += block.text
-            words = ["python", str(source)]
-        done = programs.run(words, folder_of, environment)
-        assert done.returncode == 0, f"{block}:\n{block.text}\n{done.stdout}"
-        assert "Traceback" not in done.stdout, f"{block}:\n{done.stdout}"
+    to_run = [b for b in blocks_of(page) if b.language in _RUN and not b.reason]
+    with contextlib.ExitStack() as stack:
+        places: dict[str, str] = {}  # where the servers of the page are
+        for block in to_run:
+            text = block.text
+            if block.server:
+                if block.server not in places:
+                    words = [*shlex.split(block.server), "--port", "0"]
+                    said = stack.enter_context(programs.running(words, folder_of, environment))
+                    places[block.server] = _place(said)
+                text = text.replace("127.0.0.1:8000", places[block.server])
+            if block.language == "sh":
+                words = ["bash", "-euo", "pipefail", "-c", text]
+            else:
+                python += text
+                source = folder_of / ".example.py"
+                source.write_text(python, encoding="utf-8")
+                words = ["python", str(source)]
+            done = programs.run(words, folder_of, environment)
+            assert done.returncode == 0, f"{block}:\n{text}\n{done.stdout}"
+            assert "Traceback" not in done.stdout, f"{block}:\n{done.stdout}"
+            assert "urn:stapes:problem" not in done.stdout, f"{block}:\n{done.stdout}"
+
+
+def _place(said: IO[str]) -> str:
+    """Host and port of a server that has just been started."""
+    lines = []
+    for line in said:
+        lines.append(line)
+        if found := re.search(r"http://([\w.]+:\d+)", line):
+            return found[1]
+    pytest.fail("the server did not start:\n" + "".join(lines))
 
 
 @pytest.mark.parametrize("block", EVERY_BLOCK, ids=str)
@@ -199,7 +227,7 @@ COMMAND_LINES = [
     for block in EVERY_BLOCK
     if block.language == "sh"
     for words in command_lines(block.text)
-]
+] + [(b, words) for b in EVERY_BLOCK if b.server for words in command_lines(b.server)]
 
 
 @pytest.mark.parametrize(

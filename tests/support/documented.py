@@ -15,7 +15,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<text>.*?)^(?P=indent)```$",
     re.MULTILINE | re.DOTALL,
 )
-_MARK = re.compile(r"<!-- not run: (?P<reason>[^\n]*?\S) -->\s*\Z")
+_MARK = re.compile(r"<!-- (?P<kind>not run|while running): (?P<text>[^\n]*?\S) -->\s*\Z")
 _ENDS = {";", "|", "||", "&", "&&", "(", ")", ";;"}
 _WORDS_OF_THE_SHELL = {"do", "then", "else", "if", "while", "!", "time", "{"}
 _ASSIGNMENT = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<value>.*)", re.DOTALL)
@@ -30,7 +30,10 @@ class Block:
         line: number of its fence, from 1.
         language: after the fence: ``"sh"``, ``"python"`` ...
         text: without the fences and their indentation.
-        reason: why the tests do not run it; none: they do.
+        reason: why the tests do not run it, as ``<!-- not run: REASON -->`` above it says; none:
+            they do.
+        server: the command that has to be running meanwhile, as
+            ``<!-- while running: COMMAND -->`` above it says; none: nothing.
     """
 
     page: Path
@@ -38,6 +41,7 @@ class Block:
     language: str
     text: str
     reason: str | None
+    server: str | None
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -55,13 +59,15 @@ def blocks_of(page: Path) -> list[Block]:
         indent = len(fence["indent"])
         lines = [line[indent:] for line in fence["text"].splitlines()]
         mark = _MARK.search(text, 0, fence.start())
+        said = {mark["kind"]: mark["text"]} if mark else {}
         found.append(
             Block(
                 page,
                 text.count("\n", 0, fence.start()) + 1,
                 fence["language"],
                 "\n".join(lines) + "\n",
-                None if mark is None else mark["reason"],
+                said.get("not run"),
+                said.get("while running"),
             )
         )
     return found

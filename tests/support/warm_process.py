@@ -23,6 +23,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 __all__ = ["WarmProcess", "warm_process"]
 
@@ -116,6 +117,24 @@ class WarmProcess:
             said.flush()
             said.seek(0)
             return subprocess.CompletedProcess(words, status, said.read(), None)
+
+    @contextlib.contextmanager
+    def running(
+        self, words: Sequence[str], folder: Path, environment: Mapping[str, str]
+    ) -> Iterator[IO[str]]:
+        """A program that goes on beside others; gives what it says, and ends with the block."""
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        program = subprocess.Popen(
+            words, cwd=folder, env={**os.environ, **environment, "PATH": path}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert program.stdout is not None
+        try:
+            yield program.stdout
+        finally:
+            program.terminate()
+            program.stdout.close()
+            program.wait()
 
     def close(self) -> None:
         """End it with all that it started."""
