@@ -666,6 +666,24 @@ def test_a_phone_is_wide_enough(visit: Callable[..., Any], kit: Path) -> None:
     assert page.evaluate("moved") == 0  # people who want no motion get none
 
 
+def test_bars_of_a_stream_do_not_change_places_for_little(page: Any) -> None:
+    orders = page.evaluate(
+        """async () => {
+          const { Bars } = await import("./bars.js");
+          const rows = [[0.5, 0.2, 0.02, 0.01], [0.5, 0.2, 0.01, 0.02], [0.2, 0.21, 0.1, 0.4]];
+          return [true, false].map((steady) => {
+            const list = document.createElement("ol");
+            const bars = new Bars(list, 4);
+            return rows.map((row) => {
+              bars.show(row, ["a", "b", "c", "d"], steady);
+              return [...list.children].map((e) => e.querySelector(".label").textContent).join("");
+            });
+          });
+        }"""
+    )
+    assert orders == [["abcd", "abcd", "dabc"], ["abcd", "abdc", "dbac"]]
+
+
 def test_bars_move(settled: Any) -> None:
     settled.evaluate("moved = 0")
     settled.locator("#lane button").nth(3).click()

@@ -44,7 +44,7 @@ export class Answer {
     this._toldAt = now;
     const [probabilities, title] = this._found(item, at);
     element("answer-title").textContent = title;
-    this._bars.show(probabilities, this._labels);
+    this._bars.show(probabilities, this._labels, live);
     const answer = element("answer");
     if (!probabilities) {
       answer.textContent = live ? "Listening" : "";

@@ -2,6 +2,7 @@
 
 import { percent, readable } from "./format.js";
 
+const LITTLE = 0.03; // of probability
 const MOVE = { duration: 240, easing: "cubic-bezier(0.2, 0, 0, 1)" };
 
 /** An ordered list, the likeliest first. */
@@ -21,9 +22,10 @@ export class Bars {
   /**
    * @param {ArrayLike<number> | null} probabilities (K,); none: an empty list
    * @param {string[]} labels (K,)
+   * @param {boolean} [steady] of a stream: what differs by little does not change places
    */
-  show(probabilities, labels) {
-    const best = probabilities ? top(probabilities, this._most) : [];
+  show(probabilities, labels, steady = false) {
+    const best = probabilities ? this._best(probabilities, steady) : [];
     const before = new Map(
       [...this._rows].map(([i, row]) => [
         i,
@@ -46,6 +48,31 @@ export class Bars {
       }
     });
     if (!this._calm.matches) this._move(before);
+  }
+
+  /**
+   * @param {ArrayLike<number>} probabilities
+   * @param {boolean} steady
+   */
+  _best(probabilities, steady) {
+    if (!steady) return top(probabilities, this._most);
+    const place = new Map([...this._list.children].map((row, rank) => [row, rank]));
+    const before = Array.from(probabilities, (_, i) => {
+      const row = this._rows.get(i);
+      return (row && place.get(row)) ?? Infinity;
+    });
+    const [first] = top(probabilities, 1);
+    const level = (/** @type {number} */ i) =>
+      i === first ? Infinity : Math.round(probabilities[i] / LITTLE);
+    return before
+      .map((_, i) => i)
+      .sort(
+        (a, b) =>
+          compare(level(b), level(a)) ||
+          compare(before[a], before[b]) ||
+          probabilities[b] - probabilities[a],
+      )
+      .slice(0, this._most);
   }
 
   /** Let rows and bars go from where they were to where they are. */
@@ -99,4 +126,12 @@ export function top(values, count) {
   return Array.from(values, (_, i) => i)
     .sort((a, b) => values[b] - values[a] || a - b)
     .slice(0, count);
+}
+
+/**
+ * As sorting wants it; infinite numbers, too.
+ * @param {number} a @param {number} b
+ */
+function compare(a, b) {
+  return a === b ? 0 : a < b ? -1 : 1;
 }

@@ -170,7 +170,7 @@ async function start(model) {
     } else if (heard && !heard.scores.length) {
       const wait = Math.max(0, info.window_seconds - heard.duration);
       status.set("listening", {
-        text: `Listening: the first answer comes after ${info.window_seconds}\u00a0s of sound`,
+        text: `Listening: first answer after ${info.window_seconds}\u00a0s`,
         fraction: 1 - wait / info.window_seconds,
       });
     } else if (heard) {

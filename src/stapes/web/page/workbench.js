@@ -78,15 +78,15 @@ export class Workbench {
       else void this._playFrom(this._place >= (this._item?.duration ?? 0) - 0.05 ? 0 : this._place);
     };
     element("play").addEventListener("click", play);
-    element("zoom-in").addEventListener("click", () => this._view.zoom(1));
-    element("zoom-out").addEventListener("click", () => this._view.zoom(-1));
+    element("zoom-in").addEventListener("click", () => this._zoom(1));
+    element("zoom-out").addEventListener("click", () => this._zoom(-1));
     element("fit").addEventListener("click", () => this._view.fit());
     /** @type {Record<string, () => void>} */
     const keys = {
       " ": play,
-      "+": () => this._view.zoom(1),
-      "=": () => this._view.zoom(1),
-      "-": () => this._view.zoom(-1),
+      "+": () => this._zoom(1),
+      "=": () => this._zoom(1),
+      "-": () => this._zoom(-1),
       0: () => this._view.fit(),
     };
     this._scroller.addEventListener("keydown", (event) => {
@@ -103,6 +103,16 @@ export class Workbench {
       );
       if (this._playable) void this._playFrom(this._place);
     });
+  }
+
+  /**
+   * The playhead stays where it is seen; where it is not, the middle does.
+   * @param {number} direction 1 closer, -1 away
+   */
+  _zoom(direction) {
+    const { from, to, pixelsPerSecond } = this._view;
+    const seen = this._place > 0 && this._place >= from && this._place <= to;
+    this._view.zoom(direction, seen ? (this._place - from) * pixelsPerSecond : undefined);
   }
 
   /** @returns {Event[]} of the recording that is looked at, with the present settings */
