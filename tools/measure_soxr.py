@@ -1,13 +1,14 @@
 """Measure soxr's filters for the browser's engine: python tools/measure_soxr.py
 
-Writes src/stapes/web/page/engine/soxr.js. Of each ratio of usual sample rates the impulse response of
-soxr's HQ is measured at many places between two samples, and fitted by
+Writes src/stapes/web/page/engine/soxr.js. Of each ratio of usual sample rates the impulse response
+of soxr's HQ is measured at many places between two samples, and fitted by
 
     g(t) = sum over j of d[j] (k(t - j / 2) + k(t + j / 2)) / 2,    t in samples of the lower rate,
     k(t) = c sinc(c t) I0(b sqrt(1 - (t / h)^2)) / I0(b),    |t| < h,
 
-a sinc under a Kaiser window, whose response d bends a little: soxr interpolates with a second, short
-filter where the ratio is not simple, and that one falls by 0.01 dB within the pass band. Needs scipy.
+a sinc under a Kaiser window, whose response d bends a little: soxr interpolates with a second,
+short filter where the ratio is not simple, and that one falls by 0.01 dB within the pass band.
+Needs scipy.
 """
 
 from __future__ import annotations

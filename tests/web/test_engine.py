@@ -102,6 +102,60 @@ def test_other_formats_are_decoded_as_libsndfile_does(
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
 
 
+def test_tags_before_an_mp3_are_passed_over(blank: Any, tmp_path: Path) -> None:
+    path = tmp_path / "tagged.mp3"
+    soundfile.write(path, _sound(32000, 0.9), 32000, format="MP3", subtype="MPEG_LAYER_III")
+    picture = b"\xff\xfb\x90\x00" * 60  # looks like frames, in another rate
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, len(picture) >> 7, len(picture) & 127]) + picture
+    path.write_bytes(tag + path.read_bytes())
+    rate, found = _decoded(blank, path)
+    assert rate == 32000
+    np.testing.assert_allclose(found, read(path), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 24000])
+def test_opus_has_the_rate_and_length_that_libsndfile_gives_it(
+    rate: int, blank: Any, tmp_path: Path
+) -> None:
+    """libopus itself gives fewer samples then, not by resampling: alike, but not the same."""
+    path = tmp_path / "sound.opus"
+    tone = _sound(rate, 1.2) * np.array([[0.5]]) + _sound(rate, 1.2, seed=1) * 0.5
+    soundfile.write(path, tone, rate, format="OGG", subtype="OPUS")
+    found_rate, found = _decoded(blank, path)
+    expected = read(path)
+    assert (found_rate, found.shape) == (rate, expected.shape)
+    assert np.corrcoef(found[0], expected[0])[0, 1] > 0.99
+
+
+def test_what_browsers_record_is_read(blank: Any) -> None:
+    found = blank.evaluate("""async () => {
+      const context = new AudioContext({ sampleRate: 48000 });
+      const tone = new OscillatorNode(context, { frequency: 1000 });
+      const out = new MediaStreamAudioDestinationNode(context);
+      tone.connect(out);
+      tone.start();
+      await context.resume();
+      const types = ["audio/webm;codecs=opus", "audio/mp4;codecs=mp4a.40.2"];
+      const known = types.filter((type) => MediaRecorder.isTypeSupported(type));
+      const recorded = await Promise.all(known.map((mimeType) => new Promise((resolve) => {
+        const recorder = new MediaRecorder(out.stream, { mimeType });
+        recorder.ondataavailable = ({ data }) => resolve(data);
+        recorder.start();
+        setTimeout(() => recorder.stop(), 700);
+      })));
+      const all = await Promise.all(recorded.map((blob) => engine.decode(blob)));
+      await context.close();
+      return all.map(({ name, sampleRate, channels }) =>
+        [name, sampleRate, packed(channels[0])]);
+    }""")
+    assert found
+    for name, rate, samples in found:
+        assert (name, rate) == ("recording", 48000)
+        middle = unpacked(samples)[8000:24000]
+        spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+        assert abs(int(spectrum.argmax()) * rate / len(middle) - 1000) < 10
+
+
 # --- resampling --------------------------------------------------------------------------------
 
 
