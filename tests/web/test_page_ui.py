@@ -670,7 +670,7 @@ def test_bars_of_a_stream_do_not_change_places_for_little(page: Any) -> None:
     orders = page.evaluate(
         """async () => {
           const { Bars } = await import("./bars.js");
-          const rows = [[0.5, 0.2, 0.02, 0.01], [0.5, 0.2, 0.01, 0.02], [0.2, 0.21, 0.1, 0.4]];
+          const rows = [[0.5, 0.2, 0.02, 0.013], [0.5, 0.2, 0.013, 0.02], [0.2, 0.205, 0.1, 0.4]];
           return [true, false].map((steady) => {
             const list = document.createElement("ol");
             const bars = new Bars(list, 4);

@@ -2,7 +2,7 @@
 
 import { percent, readable } from "./format.js";
 
-const LITTLE = 0.03; // of probability
+const LITTLE = 0.01; // of probability
 const MOVE = { duration: 240, easing: "cubic-bezier(0.2, 0, 0, 1)" };
 
 /** An ordered list, the likeliest first. */
@@ -55,24 +55,20 @@ export class Bars {
    * @param {boolean} steady
    */
   _best(probabilities, steady) {
-    if (!steady) return top(probabilities, this._most);
-    const place = new Map([...this._list.children].map((row, rank) => [row, rank]));
-    const before = Array.from(probabilities, (_, i) => {
-      const row = this._rows.get(i);
-      return (row && place.get(row)) ?? Infinity;
-    });
-    const [first] = top(probabilities, 1);
-    const level = (/** @type {number} */ i) =>
-      i === first ? Infinity : Math.round(probabilities[i] / LITTLE);
-    return before
-      .map((_, i) => i)
-      .sort(
-        (a, b) =>
-          compare(level(b), level(a)) ||
-          compare(before[a], before[b]) ||
-          probabilities[b] - probabilities[a],
-      )
-      .slice(0, this._most);
+    const sorted = top(probabilities, probabilities.length);
+    if (!steady) return sorted.slice(0, this._most);
+    const shown = [...this._list.children].map((row) => Number(row.getAttribute("data-label")));
+    const order = [...shown, ...sorted.filter((i) => !shown.includes(i))];
+    // Sorted by insertion, where only what is larger by more than a little goes ahead.
+    for (let i = 1; i < order.length; i++) {
+      for (let k = i; k > 0; k--) {
+        const [a, b] = [order[k - 1], order[k]];
+        const ahead = b === sorted[0] || probabilities[b] > probabilities[a] + LITTLE;
+        if (!ahead || a === sorted[0]) break;
+        [order[k - 1], order[k]] = [b, a];
+      }
+    }
+    return order.slice(0, this._most);
   }
 
   /** Let rows and bars go from where they were to where they are. */
@@ -100,6 +96,7 @@ export class Bars {
   /** @param {number} i @param {string} label */
   _add(i, label) {
     const row = document.createElement("li");
+    row.dataset.label = String(i);
     const name = document.createElement("span");
     name.className = "label";
     name.textContent = readable(label);
@@ -126,12 +123,4 @@ export function top(values, count) {
   return Array.from(values, (_, i) => i)
     .sort((a, b) => values[b] - values[a] || a - b)
     .slice(0, count);
-}
-
-/**
- * As sorting wants it; infinite numbers, too.
- * @param {number} a @param {number} b
- */
-function compare(a, b) {
-  return a === b ? 0 : a < b ? -1 : 1;
 }
