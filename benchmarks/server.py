@@ -689,7 +689,7 @@ def hostile(data: Path | None, number: int = 10_500) -> str:
                 message = attack.asking("/classify", paths[0].read_bytes(), "audio/ogg")
                 well = attack.exchange(message)
                 for _ in range(50):  # of uploads whose clients have just gone
-                    left = [path for path in spool.rglob("*") if path.is_file()]
+                    left = list(spool.glob("stapes-serve-*/*"))
                     if not left:
                         break
                     time.sleep(0.1)

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,6 +22,8 @@ from served import form
 from toy_onnx import RATE
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
+
+from stapes.server.running import _refuse_new
 
 
 @contextlib.contextmanager
@@ -99,18 +102,35 @@ def test_what_was_accepted_is_answered(
     assert errors.rstrip().endswith("stopped")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such filter")
+def test_no_connection_begins_while_the_last_are_accepted() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address) as made:  # waits to be accepted
+            assert _refuse_new(listener)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, timeout=0.3)
+            accepted, _ = listener.accept()
+            with accepted:
+                made.sendall(b"still heard")
+                assert accepted.recv(100) == b"still heard"
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
 def test_streams_are_finished_too(toy: Path) -> None:
     with process(toy) as (server, port):
-        with connect(f"ws://127.0.0.1:{port}/listen?encoding=u8&hop=0.5") as socket:
-            assert json.loads(socket.recv())["type"] == "ready"
-            socket.send(bytes([192]) * RATE)
+        with connect(f"ws://127.0.0.1:{port}/listen?encoding=u8&hop=0.5") as stream:
+            assert json.loads(stream.recv())["type"] == "ready"
+            stream.send(bytes([192]) * RATE)
             idle = http.client.HTTPConnection("127.0.0.1", port)
             idle.request("GET", "/health")
             assert json.loads(idle.getresponse().read())["status"] == "ok"
             server.terminate()
-            found = [json.loads(message) for message in socket]
+            found = [json.loads(message) for message in stream]
             with pytest.raises(ConnectionClosed) as closed:
-                socket.recv()
+                stream.recv()
         idle.close()
         assert [message["type"] for message in found] == ["event", "end"]
         assert (found[0]["start"], found[0]["end"], found[0]["label"]) == (0, 1, "positive")

@@ -128,6 +128,9 @@ def test_what_is_no_sound_ends_the_stream(client: Client) -> None:
     assert problem["problem"]["status"] == 422
     assert "not a number" in problem["problem"]["detail"]
     assert code == {"code": 1007}
+    *_, problem, code = talk(client, "encoding=f64le", [np.float64([1e300]).tobytes()])
+    assert "infinite" in problem["problem"]["detail"]
+    assert code == {"code": 1007}
     *_, problem, code = talk(client, "", ["stop"])
     assert "'end'" in problem["problem"]["detail"]
     assert code == {"code": 1003}

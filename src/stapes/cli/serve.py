@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _TOKEN_VARIABLE = "STAPES_TOKEN"
+# What uvicorn says of every WebSocket that is refused with an answer.
+_NO_ERROR = "ASGI callable returned without completing handshake"
 
 
 def serve(
@@ -134,8 +136,9 @@ def _log(quiet: bool) -> Iterator[None]:
     """Plain lines on standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(lambda record: _NO_ERROR not in record.getMessage())
     level = logging.WARNING if quiet else logging.INFO
-    loggers = {"stapes.server": level, "uvicorn": logging.WARNING}
+    loggers = {"stapes.server": level, "uvicorn": logging.ERROR}
     for name in loggers:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(loggers[name])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stapes.errors import AudioError
@@ -75,9 +76,10 @@ class Stream:
         self._held = content[whole:]
         if not whole:
             return []
-        chunk = self._decode(content[:whole]).reshape(-1, self._query.channels).T
         try:
-            scores = self._listener.push(chunk)
+            with np.errstate(over="ignore", invalid="ignore"):  # found out when it is looked at
+                chunk = self._decode(content[:whole]).reshape(-1, self._query.channels).T
+                scores = self._listener.push(chunk)
         except AudioError as error:
             raise Problem("bad-recording", f"The stream: {error.reason}") from None
         return self._told(scores)

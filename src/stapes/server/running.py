@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import ipaddress
 import json
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +34,8 @@ _HEAD_SECONDS = 10.0  # for the head of a request, and between a connection and 
 _IDLE_SECONDS = 20.0  # of a connection between requests
 _QUIET_SECONDS = 1.0  # an idle connection is left for, when the server stops
 _TICK = 0.02
+_SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
+_HANDSHAKE_SECONDS = 0.1  # for connections that are being made
 _SWITCH_SECONDS = 0.0005
 
 
@@ -92,6 +96,35 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _refuse_new(listener: socket.socket) -> bool:
+    """Let no new connection begin, while those that have begun go on; Linux can.
+
+    What connects between the last accept and the close is reset, with its request: too late for
+    the server to know, too early for the client. A filter that drops SYN packets (without ACK) ends
+    that; who sent one sends it again a second later, and is refused then.
+    """
+    if sys.platform != "linux":
+        return False
+    # struct sock_filter {code, jt, jf, k}: the flags are byte 13 of the TCP header.
+    program = [
+        (0x30, 0, 0, 13),  # load it
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # SYN alone?
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # pass
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    try:
+        listener.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("HP", len(program), ctypes.addressof(code)),
+        )
+    except OSError:
+        return False
+    return True
+
+
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address.partition("%")[0]).is_loopback
@@ -121,6 +154,10 @@ class _Protocol(H11Protocol):
         self._last = time.monotonic()
         super().data_received(data)
         self._wait()
+
+    def on_response_complete(self) -> None:
+        self._last = time.monotonic()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._patience is not None:
@@ -256,6 +293,8 @@ class Server(uvicorn.Server):
         settings = self._serving.settings
         LOGGER.info("stopping: what was accepted is being answered")
         self._serving.stopping.set()
+        if _refuse_new(self._listener):
+            await asyncio.sleep(_HANDSHAKE_SECONDS)
         await self._accept_rest()
         for server in self.servers:
             server.close()
