@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,9 @@ from archive_of_steps import tree, write_steps
 from toy_onnx import RATE, toy_model
 
 from stapes.archive import Progress, Settings, sweep
+from stapes.archive.answers import Answer, End, Job, Task
 from stapes.archive.journal import Journal
+from stapes.archive.local import answer_here
 from stapes.errors import MissingPackageError, StapesError
 from stapes.runtime import load
 
@@ -216,6 +220,40 @@ def test_a_torn_or_damaged_journal_loses_only_what_follows(
         shutil.rmtree(out)
 
 
+def test_what_follows_a_torn_line_is_kept(model: Path, steps: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(Stop):
+        sweep(model, steps, out, workers=1, on_progress=stop_after(20))
+    journal = out / "_sweep" / "journal-00000.jsonl"
+    journal.write_bytes(journal.read_bytes() + b"5d41402a [")
+    with pytest.raises(Stop):
+        sweep(model, steps, out, workers=1, on_progress=stop_after(10))
+    seen: list[int] = []
+    sweep(model, steps, out, workers=1, on_progress=lambda p: seen.append(p.done))
+    assert seen == list(range(31, 61))
+
+
+def test_an_answer_that_comes_twice_is_kept_once(
+    model: Path, steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(model, steps, tmp_path / "whole", TIMELINE, part_files=7, workers=1)
+
+    def twice(job: Job, tasks: Iterator[Task], workers: int) -> Generator[Answer]:
+        kept: list[Answer] = []
+        for answer in answer_here(job, tasks, workers):
+            kept.append(answer)
+            yield answer
+            if isinstance(answer, End):
+                yield from kept[-4:]
+
+    monkeypatch.setattr("stapes.archive.sweeping.answer_here", twice)
+    seen: list[int] = []
+    sweep(model, steps, tmp_path / "out", TIMELINE, part_files=7, workers=1,
+          on_progress=lambda p: seen.append(p.done))  # fmt: skip
+    assert seen == list(range(1, 61))
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("moment", ["before the ledger", "after the ledger", "torn ledger"])
 def test_killed_while_a_part_is_sealed(
     model: Path, steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -329,11 +367,12 @@ import os, stapes.archive.answers as a
 from pathlib import Path
 real = a._rows
 def rows(classifier, path, settings):
-    if path.name == "010.wav" and not (ONCE and Path({mark!r}).exists()):
-        Path({mark!r}).write_text("")
-        os.kill(os.getpid(), 9)
-    return real(classifier, path, settings)
-a._rows = rows
+    for number, row in enumerate(real(classifier, path, settings)):
+        if path.name == {name!r} and number == 1 and not (ONCE and Path({mark!r}).exists()):
+            Path({mark!r}).write_text("")
+            os.kill(os.getpid(), 9)
+        yield row
+a._rows, a._CHUNK = rows, 1
 """
 
 
@@ -341,14 +380,23 @@ a._rows = rows
 def test_a_worker_that_dies_takes_one_recording_with_it(
     model: Path, steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: bool
 ) -> None:
-    code = DEADLY.format(mark=str(tmp_path / "died")).replace("ONCE", str(once))
+    settings = Settings(timeline=True, hop_seconds=0.1)
+    sweep(model, steps, tmp_path / "whole", settings, workers=1)
+    expected = rows_of(tmp_path / "whole")
+    ((path, _),) = Counter(row[0] for row in expected).most_common(1)
+    name = Path(path).name
+    assert sum(row[0] == path for row in expected) > 1
+    code = DEADLY.format(name=name, mark=str(tmp_path / "died")).replace("ONCE", str(once))
     in_worker(monkeypatch, code)
-    result = sweep(model, steps, tmp_path / "out", workers=2)
+    result = sweep(model, steps, tmp_path / "out", settings, workers=2)
     assert (result.recordings, result.failed) == (60, 0 if once else 1)
-    assert len(rows_of(tmp_path / "out")) == (60 if once else 59)
-    if not once:
+    assert (tmp_path / "died").exists()
+    if once:
+        assert rows_of(tmp_path / "out") == expected
+    else:
+        assert rows_of(tmp_path / "out") == [row for row in expected if row[0] != path]
         (error,) = polars.read_csv(tmp_path / "out" / "errors" / "part-00000.csv").rows()
-        assert error[0] == "day 1/010.wav"
+        assert error[0] == path
         assert error[1].startswith("ended the process that read it, twice; ")
 
 

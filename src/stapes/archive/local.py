@@ -87,6 +87,7 @@ class Workers:
                     deaths[worker.tasks[0]] += 1
                     if deaths[worker.tasks[0]] == _ATTEMPTS:
                         task = worker.tasks.popleft()
+                        yield Rows(task.part, task.place, 0, [])  # in the place of what it said
                         yield End(task.part, task.place, 0.0, _DEADLY)
                 again.extendleft(reversed(worker.tasks))
             elif message[0] == "ready":

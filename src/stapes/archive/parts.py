@@ -155,13 +155,14 @@ class Part:
             self._chunks.pop(place, None)
         return places
 
-    def take(self, answer: Answer) -> None:
-        """Keep an answer; one to a recording that is done already changes nothing."""
+    def take(self, answer: Answer) -> bool:
+        """Keep an answer; gives False for one to a recording that is done already."""
         if answer.place in self.ends:
-            return
+            return False
         kind = "rows" if isinstance(answer, Rows) else "end"
         record = [kind, answer.place, *answer[2:]]
         self._take(self._journal.append(record), record)
+        return True
 
     def close(self) -> None:
         """Leave the journal as it is."""

@@ -239,9 +239,8 @@ class _Run:
                 if isinstance(answer, End) and answer.error is not None:
                     self._check_archive()
                 part = self._open.get(answer.part)
-                if part is None or answer.place in part.ends:
+                if part is None or not part.take(answer):
                     continue  # answered twice, which happens where workers die
-                part.take(answer)
                 if isinstance(answer, End):
                     self._count(answer, part.entries[answer.place].size)
                     self._seal_if_complete(part)
