@@ -56,7 +56,7 @@ def _functions_first(name: str) -> tuple[bool, str]:
 
 
 def _blocks(package: Path, room: str, names: list[str]) -> str:
-    top = f"::: stapes.{room}\n    options:\n      members: false\n      show_root_heading: false\n"
+    top = _MODULE.format(room=room)
     ordered, known = sorted(names, key=_functions_first), set(stapes.__all__)
     # What the door shows is on its page.
     return "\n".join(
@@ -100,6 +100,13 @@ def _offered(package: Path, room: str) -> list[str]:
             return [str(name) for name in ast.literal_eval(node.value)]
     return []
 
+
+_MODULE = """::: stapes.{room}
+    options:
+      members: false
+      show_root_heading: false
+      show_root_toc_entry: false
+"""
 
 _ROOM = """# stapes.{room} {{ #stapes.{room} }}
 
