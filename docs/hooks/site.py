@@ -18,10 +18,6 @@ from stapes.cli.app import app
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-# Written elsewhere at the same time; in the navigation as soon as they are there.
-_COMING = {"browser.md", "server.md", "scaling.md"}
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Fill the parts of the navigation that are generated."""
     lists = {
@@ -35,19 +31,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def _filled(nav: Any, lists: dict[str, list[Any]]) -> Any:
     if isinstance(nav, list):
-        return [_filled(entry, lists) for entry in nav if not _missing(entry)]
+        return [_filled(entry, lists) for entry in nav]
     if isinstance(nav, dict):
         return {title: _filled(entry, lists) for title, entry in nav.items()}
     return lists.get(nav, nav)
-
-
-def _missing(entry: Any) -> bool:
-    pages = list(entry.values()) if isinstance(entry, dict) else [entry]
-    return any(page == name for page in pages for name in _COMING - _written())
-
-
-def _written() -> set[str]:
-    return {page.name for page in (_ROOT / "docs").glob("*.md")}
 
 
 def _result_pages() -> list[Any]:
