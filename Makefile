@@ -30,7 +30,7 @@ bench: setup
 	@$(BIN)/python -m benchmarks
 
 docs: setup
-	@$(BIN)/python -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) build dist runs site
