@@ -32,7 +32,8 @@ def _random_case(random: np.random.Generator) -> tuple[list[WindowScores], dict[
     n = int(random.integers(0, 30))
     # Scores that stay for some windows, few levels so that some meet the thresholds exactly.
     rows = random.dirichlet([0.4, 0.4, 0.4], size=max(n, 1))[random.integers(0, 6, n).cumsum() // 6]
-    rows = np.round(rows * 20) / 20
+    levels = random.choice([8, 20])  # of which eighths are exact in either precision
+    rows = np.round(rows * levels) / levels
     ends = np.cumsum(random.choice([0.25, 0.3, 1 / 3, 0.0], size=n, p=[0.4, 0.3, 0.2, 0.1]))
     starts = np.concatenate([[0.0], ends])[:n]
     scores = [
@@ -53,6 +54,12 @@ def _random_case(random: np.random.Generator) -> tuple[list[WindowScores], dict[
 def test_events_are_pythons(blank: Any) -> None:
     random = np.random.default_rng(7)
     cases = [_random_case(random) for _ in range(400)]
+    # At the release itself an event goes on, under it not; at the threshold itself one begins.
+    rows = [[0.5, 0.25, 0.25], [0.25, 0.375, 0.375], [0.25, 0.5, 0.25], [0.4, 0.2, 0.4]]
+    levels = [
+        WindowScores(float(i), i + 1.0, np.array(row, np.float32)) for i, row in enumerate(rows)
+    ]
+    cases.append((levels, {"threshold": 0.5, "release": 0.25}))
     names = {"min_seconds": "minSeconds", "gap_seconds": "gapSeconds"}
     asked = [
         [
