@@ -193,7 +193,9 @@ async function start(model) {
   /** @param {Item} item */
   function finished(item) {
     if (item.state === "failed") return "Nothing was computed";
-    if (item.state === "stopped") return "Stopped: this is what is known so far";
+    if (item.state === "stopped") {
+      return item.scores.length ? "Stopped: this is what is known so far" : "Stopped";
+    }
     return item.seconds ? `Computed in ${time(item.seconds)}` : "";
   }
 

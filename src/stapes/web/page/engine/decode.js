@@ -10,6 +10,7 @@ const MIN_SAMPLE_RATE = 100;
 const MAX_SAMPLE_RATE = 1_000_000;
 const MAX_CHANNELS = 256;
 const MAX_AMPLITUDE = 1e12;
+const PIECE = 2 ** 22; // samples between two pauses: some 50 ms
 
 const MOST_MISSING = 4096; // samples: half of the longest block of Vorbis
 
@@ -37,7 +38,7 @@ export async function decode(file) {
     throw new Error(`${name} is damaged: its header claims ${channels.length} channels.`);
   }
   if (!channels[0].length) throw new Error(`${name} holds no samples.`);
-  for (const samples of channels) checkValues(samples, sampleRate, name);
+  for (const samples of channels) await checkValues(samples, sampleRate, name);
   return { name, sampleRate, channels, duration: channels[0].length / sampleRate };
 }
 
@@ -71,10 +72,10 @@ async function decodeInBrowser(content) {
     );
   }
   let channels = Array.from({ length: buffer.numberOfChannels }, (_, channel) =>
-    buffer.getChannelData(channel).slice(),
+    buffer.getChannelData(channel),
   );
   channels = whole(channels, header.frames ?? 0);
-  if (header.bits === 16) channels.forEach(evenScale);
+  if (header.bits === 16) for (const samples of channels) await evenScale(samples);
   const { givenRate = sampleRate } = header;
   if (givenRate !== sampleRate) {
     const converter = new Converter(sampleRate, channels.length, givenRate, channels.length);
@@ -96,18 +97,49 @@ function whole(channels, frames) {
  * libsndfile and others take the latter for both. What was done is seen in the samples.
  * @param {Float32Array} samples changed in place
  */
-function evenScale(samples) {
-  if (samples.every((x) => Number.isInteger(x * 32768))) return;
-  const level = (x) => x * (x > 0 ? 32767 : 32768);
-  if (!samples.every((x) => Math.abs(level(x) - Math.round(level(x))) < 0.01)) return;
-  for (let i = 0; i < samples.length; i++) samples[i] = Math.round(level(samples[i])) / 32768;
+async function evenScale(samples) {
+  const even = await inPieces(samples, (piece) => {
+    for (let i = 0; i < piece.length; i++) if (!Number.isInteger(piece[i] * 32768)) return false;
+    return true;
+  });
+  if (even) return;
+  const uneven = await inPieces(samples, (piece) => {
+    for (let i = 0; i < piece.length; i++) {
+      const level = piece[i] * (piece[i] > 0 ? 32767 : 32768);
+      if (!(Math.abs(level - Math.round(level)) < 0.01)) return false;
+    }
+    return true;
+  });
+  if (!uneven) return;
+  await inPieces(samples, (piece) => {
+    for (let i = 0; i < piece.length; i++) {
+      piece[i] = Math.round(piece[i] * (piece[i] > 0 ? 32767 : 32768)) / 32768;
+    }
+    return true;
+  });
 }
 
-function checkValues(samples, sampleRate, name) {
-  for (let i = 0; i < samples.length; i++) {
-    if (!(Math.abs(samples[i]) <= MAX_AMPLITUDE)) {
-      const at = (i / sampleRate).toFixed(3);
+/**
+ * Go through a recording without keeping the page from answering: an hour has 159 million samples.
+ * @param {Float32Array} samples
+ * @param {(piece: Float32Array, first: number) => boolean} work false: enough
+ * @returns {Promise<boolean>} whether all pieces were worked on
+ */
+async function inPieces(samples, work) {
+  for (let first = 0; first < samples.length; first += PIECE) {
+    if (first) await new Promise((resolve) => setTimeout(resolve));
+    if (!work(samples.subarray(first, first + PIECE), first)) return false;
+  }
+  return true;
+}
+
+async function checkValues(samples, sampleRate, name) {
+  await inPieces(samples, (piece, first) => {
+    for (let i = 0; i < piece.length; i++) {
+      if (Math.abs(piece[i]) <= MAX_AMPLITUDE) continue;
+      const at = ((first + i) / sampleRate).toFixed(3);
       throw new Error(`${name} is damaged: its sample at ${at} s is no finite number.`);
     }
-  }
+    return true;
+  });
 }
