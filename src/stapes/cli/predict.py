@@ -231,6 +231,8 @@ class _Told:
             self._terminal.note(f"Classifying: {_so_far(self._progress)}")
 
     def __call__(self, progress: Progress) -> None:
+        if self._progress is None:
+            self._last = time.monotonic()  # until the first answer there was nothing to tell
         self._progress = progress
         over = progress.done == progress.recordings
         now = time.monotonic()
