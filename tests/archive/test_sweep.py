@@ -337,6 +337,23 @@ def test_a_recording_that_breaks_off_has_events_and_an_error(model: Path, tmp_pa
     assert [row[:2] for row in rows_of(tmp_path / "out")] == found
 
 
+def test_a_folder_that_may_not_be_read_is_told_and_left_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As lost+found is, at the root of a disk."""
+    archive, notes, scan = write_steps(tmp_path / "archive", 6), list[str](), os.scandir
+
+    def refused(folder: Path) -> Any:
+        if Path(folder).name == "day 1":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr("stapes.audio.decode.os.scandir", refused)
+    result = sweep(model, archive, tmp_path / "out", workers=1, on_note=notes.append)
+    assert (result.recordings, result.changes.unreadable) == (4, 1)
+    assert notes == ["1 folders may not be read and are left out (day 1)."]
+
+
 def test_names_that_are_no_text_stay_apart(model: Path, steps: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
