@@ -275,7 +275,7 @@ class Bare:
         return sum(done) / (time.perf_counter() - begun)
 
 
-def throughput(data: Path | None, rounds: int = 5, seconds: float = 4.0) -> str:
+def throughput(data: Path | None, rounds: int = 8, seconds: float = 2.0) -> str:
     """Requests per second and latencies beside one bare session, in turns."""
     with tempfile.TemporaryDirectory() as name:
         kinds = {"compressed clips (ogg)": clips(data)[:200]}

@@ -74,7 +74,7 @@ def serve(
     threads: Threads = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Recordings decoded at the same time [2 x threads + 2].", min=1),
+        typer.Option(help="Recordings decoded at the same time [threads + 1].", min=1),
     ] = None,
     page: Annotated[bool, typer.Option("--page/--no-page", help="The browser page at /.")] = True,
     quiet: Annotated[

@@ -32,6 +32,7 @@ from stapes.server.uploads import Upload, Uploads
 
 __all__ = ["Serving", "build_app"]
 
+_VERSION = version("stapes")
 _WATCH_SECONDS = 1.0  # of work, after which it is worth seeing whether anybody still waits
 _AT_ONCE = 4  # files of one batch request, so that others get their turn
 _RETRY_SECONDS = "1"
@@ -157,7 +158,7 @@ def build_app(models: Any, settings: Settings) -> FastAPI:
     serving = Serving(models, settings)
     app = FastAPI(
         title="stapes",
-        version=version("stapes"),
+        version=_VERSION,
         docs_url=None,  # their pages load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
@@ -243,7 +244,7 @@ def _add_routes(app: FastAPI, serving: Serving) -> None:
     async def health(request: Request) -> Response:
         parse_query(NoQuery, request.query_params.multi_items())
         stopping = serving.stopping.is_set()
-        facts = {"status": "stopping" if stopping else "ok", "version": version("stapes")}
+        facts = {"status": "stopping" if stopping else "ok", "version": _VERSION}
         return _json(facts, 503 if stopping else 200)
 
     @app.get("/metrics")

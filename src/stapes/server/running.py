@@ -36,7 +36,6 @@ _QUIET_SECONDS = 1.0  # an idle connection is left for, when the server stops
 _TICK = 0.02
 _SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
 _HANDSHAKE_SECONDS = 0.1  # for connections that are being made
-_SWITCH_SECONDS = 0.0005
 
 
 def run(
@@ -47,15 +46,7 @@ def run(
     on_start: Callable[[str], None] | None,
 ) -> None:
     """See :func:`stapes.server.serve`."""
-    server = Server(models, settings, host, port)
-    before = sys.getswitchinterval()
-    # A thread that has computed a window waits this long, not 5 ms, for the one that speaks HTTP to
-    # let go of the interpreter.
-    sys.setswitchinterval(_SWITCH_SECONDS)
-    try:
-        server.run_until_stopped(on_start)
-    finally:
-        sys.setswitchinterval(before)
+    Server(models, settings, host, port).run_until_stopped(on_start)
 
 
 def _bind(host: str, port: int) -> socket.socket:

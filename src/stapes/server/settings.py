@@ -24,7 +24,7 @@ class Settings:
     Attributes:
         threads: windows or batches that are computed at the same time; none: one for each core.
         workers: recordings that are decoded or wait for their windows at the same time; none:
-            two more than twice the threads.
+            one more than the threads. More cost a tenth of the throughput on two cores.
         batch: most windows that one call of ONNX Runtime computes.
         batch_wait: seconds that an incomplete batch waits for windows of other requests which are
             being decoded, at most 0.02. On a processor batches gain nothing, so by default
@@ -111,7 +111,7 @@ class Settings:
     @property
     def n_workers(self) -> int:
         """Recordings at the same time."""
-        return self.workers or 2 * self.n_threads + 2
+        return self.workers or self.n_threads + 1
 
 
 def _cores() -> int:
