@@ -87,6 +87,7 @@ def serve(
     accepted is answered first, and the exit status is 0.
     """
     from stapes.audio import quiet_decoders
+    from stapes.cli.process import keep_freed_memory
     from stapes.server import MIB, Settings
     from stapes.server import serve as serve_models
 
@@ -105,6 +106,7 @@ def serve(
         allow_hosts=tuple(allow_host) if allow_host else None,
         page=page,
     )
+    keep_freed_memory()  # every recording asks for the same again: a twentieth of its time
     with quiet_decoders(), _log(quiet):  # silent about damaged uploads
         serve_models(
             models,
