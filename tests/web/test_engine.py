@@ -249,6 +249,20 @@ def test_every_way_with_windows_is_pythons(
     _compare(blank, name, path, model=exported / f"{name}.onnx")
 
 
+@pytest.mark.parametrize("samples", [300, 2842, 7145, 13455, 22050])
+def test_vorbis_has_its_last_block(samples: int, blank: Any, tmp_path: Path) -> None:
+    path = tmp_path / "hit.ogg"
+    rng = np.random.default_rng(samples)
+    hit = rng.normal(size=samples) * 0.3 * np.exp(-4 * np.arange(samples) / samples)
+    soundfile.write(path, hit, 22050, format="OGG", subtype="VORBIS")
+    rate, found = _decoded(blank, path)
+    expected, _ = soundfile.read(path, dtype="float32")
+    assert len(expected) == samples
+    assert np.max(np.abs(expected[-256:])) > 1e-3  # silence would not do
+    assert rate == 22050
+    np.testing.assert_allclose(found[0], expected, atol=2e-6)
+
+
 @pytest.mark.shared
 @pytest.mark.parametrize("name", ["esc50-128kB", "esc50-500kB", "esc10-32kB"])
 def test_real_recordings_have_pythons_answers(name: str, shared: Path, blank: Any) -> None:

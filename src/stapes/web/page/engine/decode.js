@@ -2,6 +2,7 @@
 
 import { readHeader } from "./headers.js";
 import { joined } from "./joined.js";
+import { withTail } from "./ogg-tail.js";
 import { Converter } from "./resample.js";
 import { isWav, readWav } from "./wav.js";
 
@@ -11,8 +12,6 @@ const MAX_SAMPLE_RATE = 1_000_000;
 const MAX_CHANNELS = 256;
 const MAX_AMPLITUDE = 1e12;
 const PIECE = 2 ** 22; // samples between two pauses: some 50 ms
-
-const MOST_MISSING = 4096; // samples: half of the longest block of Vorbis
 
 /**
  * Decode a recording, by its content alone.
@@ -62,19 +61,15 @@ async function decodeInBrowser(content) {
   } catch {
     throw new Error(`has a sample rate of ${sampleRate} Hz, which this browser cannot decode.`);
   }
-  let buffer;
+  let channels = header.format === "Ogg Vorbis" && (await wholeVorbis(context, content, header.frames));
   try {
-    buffer = await context.decodeAudioData(content);
+    channels ||= channelsOf(await context.decodeAudioData(content));
   } catch (error) {
     throw new Error(
       `cannot be decoded (${format}): it is damaged, or this browser does not know the format.`,
       { cause: error },
     );
   }
-  let channels = Array.from({ length: buffer.numberOfChannels }, (_, channel) =>
-    buffer.getChannelData(channel),
-  );
-  channels = whole(channels, header.frames ?? 0);
   if (header.bits === 16) for (const samples of channels) await evenScale(samples);
   const { givenRate = sampleRate } = header;
   if (givenRate !== sampleRate) {
@@ -85,11 +80,25 @@ async function decodeInBrowser(content) {
   return { sampleRate: givenRate, channels };
 }
 
-/** Browsers may lose the last block of Vorbis: of as many samples, silence takes the place. */
-function whole(channels, frames) {
-  const missing = frames - channels[0].length;
-  if (!(missing > 0 && missing <= MOST_MISSING)) return channels;
-  return channels.map((samples) => joined([samples, new Float32Array(missing)]));
+function channelsOf(buffer) {
+  return Array.from({ length: buffer.numberOfChannels }, (_, channel) =>
+    buffer.getChannelData(channel),
+  );
+}
+
+/**
+ * Vorbis with its last block (see ogg-tail.js), cut where the stream says that it ends; null where
+ * that does not tell the length, as in a stream that was cut out of a longer one.
+ */
+async function wholeVorbis(context, content, frames) {
+  const longer = frames > 0 ? withTail(new Uint8Array(content)) : null;
+  try {
+    const channels = longer && channelsOf(await context.decodeAudioData(longer));
+    if (!channels || channels[0].length < frames) return null;
+    return channels.map((samples) => samples.subarray(0, frames));
+  } catch {
+    return null;
+  }
 }
 
 /**
