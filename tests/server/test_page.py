@@ -31,7 +31,7 @@ def files(model: Path, *, name: str) -> dict[str, File]:
 @pytest.fixture(scope="module")
 def paged(toy: Path) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stapes.web.page_files", files, raising=False)
+        patch.setattr("stapes.web.page_files", files)
         with served([toy, "drum-hits"], page=True) as client:
             yield client
 
