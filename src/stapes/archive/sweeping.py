@@ -21,6 +21,7 @@ from stapes.archive.locking import locked
 from stapes.archive.parts import FORMATS, Folder, Format, Part, Sealed, is_foreign, need_packages
 from stapes.errors import AudioError, ModelFileError, StapesError
 from stapes.files import write_text
+from stapes.machine import usable_cores
 from stapes.runtime import OnnxClassifier, load
 
 __all__ = ["Engine", "Progress", "Sweep", "sweep"]
@@ -186,16 +187,10 @@ def _engine(
     engine: Engine, job: Job, tasks: Iterator[Task], workers: int | None, address: str | None
 ) -> Generator[Answer]:
     if engine == "local":
-        return answer_here(job, tasks, workers or _cores())
+        return answer_here(job, tasks, workers or usable_cores())
     from stapes.archive.cluster import answer_on_ray
 
     return answer_on_ray(job, tasks, workers, address)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class _Run:

@@ -26,8 +26,9 @@ from stapes.augment import WaveformChange, change_waveform, convolve, draw_wavef
 from stapes.config import AudioConfig, AugmentConfig
 from stapes.data.impulse_responses import ImpulseResponses, read_impulse_responses
 from stapes.data.manifest import Clip
-from stapes.data.scan import Scan, usable_cores
+from stapes.data.scan import Scan
 from stapes.features import FeatureCache, FrontEnd
+from stapes.machine import usable_cores
 
 __all__ = ["FeatureStore", "WithVariants"]
 

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,8 +20,9 @@ import numpy.typing as npt
 from stapes.audio import NotFiniteError, probe, stream
 from stapes.data.clips import Clip, Dataset
 from stapes.errors import AudioError
+from stapes.machine import usable_cores
 
-__all__ = ["Finding", "FindingKind", "Scan", "check", "fingerprint", "scan", "usable_cores"]
+__all__ = ["Finding", "FindingKind", "Scan", "check", "fingerprint", "scan"]
 
 # An 8-bit recording's positive full scale is 127/128 = 0.992.
 _FULL_SCALE = 0.99
@@ -113,13 +113,6 @@ def scan(
         pool.shutdown(cancel_futures=True)
         known.store(fresh)
     return [result for result in scans if result is not None]
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    with contextlib.suppress(AttributeError):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _scan_clip(clip: Clip) -> Scan:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass, fields
 
 from stapes.errors import ConfigError
+from stapes.machine import usable_cores
 
 __all__ = ["MIB", "Settings"]
 
@@ -106,15 +106,9 @@ class Settings:
     @property
     def n_threads(self) -> int:
         """Threads of the arithmetic."""
-        return self.threads or _cores()
+        return self.threads or usable_cores()
 
     @property
     def n_workers(self) -> int:
         """Recordings at the same time."""
         return self.workers or self.n_threads + 1
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
