@@ -14,6 +14,8 @@ import pytest
 from archive_of_steps import tree, write_steps
 
 from stapes.archive import Progress, Settings, sweep
+from stapes.archive.answers import Task
+from stapes.archive.cluster import _next_wave
 
 pytestmark = [
     pytest.mark.slow,
@@ -100,3 +102,12 @@ def test_no_cluster_at_the_address_is_a_sentence(
         assert done.returncode == 2
         assert done.stderr.startswith(f"Error: --ray-address {address}: no Ray cluster answers")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_wave_opens_few_parts() -> None:
+    tasks = iter([Task(part, 0, "x.wav") for part in range(250)])
+    waves = []
+    while wave := _next_wave(tasks):
+        waves.append(len(wave))
+    assert sum(waves) == 250
+    assert max(waves) <= 101

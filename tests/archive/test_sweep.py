@@ -24,9 +24,11 @@ from archive_of_steps import tree, write_steps
 from toy_onnx import RATE, toy_model
 
 from stapes.archive import Progress, Settings, sweep
-from stapes.archive.answers import Answer, End, Job, Task
+from stapes.archive.answers import Answer, End, Job, Rows, Task
 from stapes.archive.journal import Journal
+from stapes.archive.listing import Entry
 from stapes.archive.local import answer_here
+from stapes.archive.parts import Folder, Part
 from stapes.errors import MissingPackageError, StapesError
 from stapes.runtime import load
 
@@ -295,6 +297,39 @@ def test_a_part_that_was_deleted_is_done_again(model: Path, steps: Path, tmp_pat
           on_progress=lambda p: seen.append(p.done))  # fmt: skip
     assert len(seen) == 20
     assert tree(tmp_path / "out") == whole
+
+
+def test_a_part_that_is_done_again_has_the_errors_of_then(
+    model: Path, steps: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(steps, archive)
+    sound = next(archive.rglob("*.wav"))
+    content = sound.read_bytes()
+    sound.write_bytes(b"damaged" * 99)
+    assert sweep(model, archive, tmp_path / "out", workers=1).failed == 1
+    sound.write_bytes(content)
+    (tmp_path / "out" / "rows" / "part-00000.parquet").unlink()
+    assert sweep(model, archive, tmp_path / "out", workers=1).failed == 0
+    assert not (tmp_path / "out" / "errors").exists()
+
+
+def test_pieces_of_a_dropped_attempt_stay_dropped(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, "csv", {"path": str, "label": str})
+    entries = [Entry("a.wav", 1, 1), Entry("b.wav", 1, 1)]
+    first = Part(folder, 0, entries)
+    first.take(Rows(0, 0, 0, [["dog"]]))
+    first.close()  # killed
+    second = Part(folder, 0, entries)
+    assert second.pending() == [0, 1]
+    second.take(End(0, 0, 0.0, "is gone."))
+    second.close()  # killed, too
+    third = Part(folder, 0, entries)
+    assert third.pending() == [1]
+    third.take(Rows(0, 1, 0, [["cat"]]))
+    third.take(End(0, 1, 1.0, None))
+    third.seal()
+    assert folder.part_file(0).read_text().splitlines() == ["path,label", "b.wav,cat"]
 
 
 def test_bad_recordings_are_errors_and_stop_nothing(model: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_page_of_a_run_and_of_what_was_exported(
     folder = member / "model-web"
     lines = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert lines["written"] == f"{folder} (float32)"
-    assert lines["open"].startswith(f"python -m http.server -d {folder},")
+    assert lines["open"].startswith(f"python -m http.server --bind 127.0.0.1 -d {folder},")
     assert lines["replayed"] == "4 test clips of its run"
     assert lines["agreement"].startswith("100.0 % of the decisions")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

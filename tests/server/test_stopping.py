@@ -154,3 +154,22 @@ def test_a_grace_that_is_over(toy: Path) -> None:
         other.close()
     assert server.returncode == 0
     assert "1 requests were cut off, unanswered after 0.3 s" in errors
+
+
+def test_work_does_not_outlast_the_grace(toy: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(500 * RATE), RATE, subtype="PCM_U8")
+    with process(toy, "--grace", "0.3", "--max-work", "300") as (server, port):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        content = (tmp_path / "long.wav").read_bytes()
+        kind = {"Content-Type": "audio/wav"}
+        connection.request("POST", "/classify?timeline=true&hop=0.0005", content, kind)
+        other = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        while True:  # until it is being worked on
+            other.request("GET", "/metrics")
+            if b'stapes_active{kind="request"} 1.0' in other.getresponse().read():
+                break
+        server.terminate()
+        server.communicate(timeout=60)  # the work alone would take minutes
+        connection.close()
+        other.close()
+    assert server.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,32 @@ def test_too_much_work_ends_the_stream(toy: Path) -> None:
         assert problem["problem"]["type"].endswith("too-much-work")
         assert code == {"code": 1008}
         assert client.get("/health").status == 200
+
+
+def test_a_stream_outlives_the_time_for_a_head(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stapes.server.running._HEAD_SECONDS", 0.2)
+    with (
+        served([toy]) as client,
+        connect(f"ws://127.0.0.1:{client.port}/listen?windows=true") as socket,
+    ):
+        time.sleep(0.5)
+        socket.send(np.zeros(RATE, "<i2").tobytes())
+        socket.send("end")
+        kinds = [json.loads(socket.recv(timeout=10))["type"] for _ in range(3)]
+    assert kinds == ["ready", "window", "window"]
+
+
+def test_a_slow_rate_is_resampled_in_pieces(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    push = Listener.push
+
+    def watched(self: Listener, chunk: np.ndarray) -> list[Any]:
+        taken.append(chunk.shape[1])
+        return push(self, chunk)
+
+    monkeypatch.setattr(Listener, "push", watched)
+    monkeypatch.setattr("stapes.server.listening._MOST_AT_ONCE", 4 * RATE)
+    with served([toy]) as client:
+        found = talk(client, "sample_rate=100&encoding=u8", [bytes(range(100)) * 10, "end"])
+    assert found[-2] == {"type": "end", "seconds": 10.0}
+    assert taken == [400, 400, 200]

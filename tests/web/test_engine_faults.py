@@ -39,7 +39,8 @@ _SAMPLES = np.arange(-50, 50, dtype="<i2").tobytes()
         (_wav(_SAMPLES), "1 x 100"),
         # Written before the length was known, cut short, with a half frame, with other chunks.
         (_wav(_SAMPLES, claimed=0xFFFFFFFF), "1 x 100"),
-        (_wav(_SAMPLES, claimed=0), "1 x 100"),
+        (_wav(_SAMPLES, claimed=0), "x.wav holds no samples."),
+        (b"RIFF\x08\0\0\0" + _wav(_SAMPLES, claimed=0)[8:], "1 x 100"),
         (_wav(_SAMPLES, claimed=150), "1 x 75"),
         (_wav(_SAMPLES + b"\x01"), "1 x 100"),
         (_wav(_SAMPLES, before=b"LIST\x03\x00\x00\x00abc\x00"), "1 x 100"),

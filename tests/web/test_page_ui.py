@@ -398,6 +398,33 @@ def test_what_the_microphone_heard_can_be_saved(
     assert soundfile.info(path).duration > 2
 
 
+def test_stopping_while_the_browser_asks(
+    visit: Callable[..., Any], microphone: Path, kit: Path
+) -> None:
+    soundfile.write(microphone, read(kit)[0], RATE, subtype="PCM_16")
+    page = visit()
+    page.evaluate("""() => {
+      const devices = navigator.mediaDevices;
+      const ask = devices.getUserMedia.bind(devices);
+      window.granted = new Promise((ok) => { window.grant = ok; });
+      devices.getUserMedia = async (wish) => {
+        await window.granted;
+        window.stream = await ask(wish);
+        return window.stream;
+      };
+    }""")
+    page.click("#microphone")
+    page.click("#microphone")  # not wanted after all
+    page.evaluate("window.grant()")
+    page.evaluate("""async () => {
+      const off = () => window.stream?.getTracks().every((track) => track.readyState === "ended");
+      for (let i = 0; i < 500 && !off(); i++) await new Promise((ok) => setTimeout(ok, 20));
+      if (!off()) throw new Error("the microphone is on");
+    }""")
+    page.wait_for_selector("html:not([data-state=listening])")
+    assert page.text_content("#microphone-label") == "Microphone"
+
+
 # --- several, long, broken ---------------------------------------------------------------------
 
 

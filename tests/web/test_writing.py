@@ -125,10 +125,29 @@ def test_other_peoples_files_are_left_alone(where: str, model: Path, tmp_path: P
 
 def test_a_folder_that_only_looks_like_a_page_is_refused(model: Path, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text('{"files": ["noises.onnx", "model.json"]}')
-    with pytest.raises(ConfigError, match=re.escape("(noises.onnx)")):
+    with pytest.raises(ConfigError, match="holds other files than an exported page"):
         write_page(model, tmp_path)
     with pytest.raises(ConfigError, match="is a file; name a folder"):
         write_page(model, model)
+
+
+@pytest.mark.parametrize("name", ["index.html", "model.onnx"])
+def test_names_of_a_page_do_not_make_one(name: str, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    with pytest.raises(ConfigError, match=re.escape(f"({name}); name a new folder")):
+        write_page(model, tmp_path / "mine")
+    assert (tmp_path / "mine" / name).read_text() == "mine"
+
+
+def test_where_one_works_is_not_replaced(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    for out in (".", "..", tmp_path / "inside"):
+        with pytest.raises(ConfigError, match="is where you work"):
+            write_page(model, out)
 
 
 def test_an_empty_folder_may_become_a_page(model: Path, tmp_path: Path) -> None:
@@ -172,5 +191,5 @@ def test_the_light_install_writes_pages(model: Path, tmp_path: Path) -> None:
             capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, "")
-        assert f"python -m http.server -d {out}" in done.stdout
+        assert f"python -m http.server --bind 127.0.0.1 -d {out}" in done.stdout
         assert (out / "index.html").is_file()

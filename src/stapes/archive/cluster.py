@@ -27,6 +27,7 @@ from stapes.errors import AudioError, MissingPackageError, StapesError
 
 __all__ = ["answer_on_ray"]
 
+_WAVE_PARTS = 100  # each of them has an open file
 _WAVE = 20_000
 """Recordings of a data set: beginning one costs some seconds, and the next waits for its end."""
 
@@ -75,8 +76,17 @@ def answer_on_ray(
         with _cluster(ray, address, workers):
             model = Path(job.model).read_bytes()
             count = workers or _cpus(ray)
-            while wave := list(itertools.islice(tasks, _WAVE)):
+            while wave := _next_wave(tasks):
                 yield from _wave(ray, job, model, wave, count)
+
+
+def _next_wave(tasks: Iterator[Task]) -> list[Task]:
+    wave: list[Task] = []
+    for task in tasks:
+        wave.append(task)
+        if len(wave) == _WAVE or task.part - wave[0].part >= _WAVE_PARTS:
+            break
+    return wave
 
 
 @contextmanager

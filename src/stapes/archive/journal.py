@@ -81,7 +81,7 @@ class Journal:
     def recover(self) -> Iterator[tuple[int, Any]]:
         """Where each good record begins, and it; what follows the last one is cut off."""
         good = 0
-        with self.path.open("rb") as file:
+        with self._reading() as file:
             for line in file:
                 try:
                     record = _from_line(line)
@@ -115,9 +115,15 @@ class Journal:
 
     def read(self, start: int) -> Any:
         """The record that begins there."""
-        with self.path.open("rb") as file:
+        with self._reading() as file:
             file.seek(start)
             return _from_line(file.readline())
+
+    def _reading(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
 
     def sync(self) -> None:
         """Have the disk hold what was appended."""

@@ -95,6 +95,8 @@ class Folder:
 
     def settle(self, sealed: Mapping[int, Sealed]) -> None:
         """All parts are done: put the ledger in order, whatever order they were done in."""
+        with contextlib.suppress(OSError):  # no folder of errors where there are none
+            self.errors.rmdir()
         content = b"".join(to_line(sealed[part]) for part in sorted(sealed))
         if content != self._ledger.read_bytes():
             write_bytes(self._ledger, content)
@@ -152,7 +154,9 @@ class Part:
         """The places of the recordings that are to be done."""
         places = [place for place in range(len(self.entries)) if place not in self.ends]
         for place in places:  # pieces of a recording that was in flight
-            self._chunks.pop(place, None)
+            if self._chunks.pop(place, None):
+                # On disk, too: the next attempt may end without any.
+                self._journal.append(["rows", place, 0, []])
         return places
 
     def take(self, answer: Answer) -> bool:
@@ -183,6 +187,8 @@ class Part:
         if failed:
             _write_csv(folder.error_file(number), {"path": str, "error": str}, iter([failed]))
             _sync_folder(folder.errors)
+        else:  # of a part that was done before, and deleted to be done again
+            folder.error_file(number).unlink(missing_ok=True)
         _sync_folder(folder.rows)
         seconds = round(sum(self.ends[place][0] for place in range(len(self.entries))), 3)
         record = Sealed(number, len(self.entries), len(failed), rows, seconds)

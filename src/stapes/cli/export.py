@@ -53,10 +53,10 @@ def export(
     Recordings are replayed through the model and through what is to be written; where the answers
     differ, nothing is written. 'stapes predict MODEL.onnx FILES' needs no training packages.
     """
-    if to == "web" and not (precision or replay or calibrate or chunk):
+    if to == "web" and chunk is None:
         from stapes.deploy.page import page_of_exported  # needs no training packages
 
-        page = page_of_exported(model, out)
+        page = page_of_exported(model, out, precision, replay, calibrate)
         if page is not None:
             sys.stdout.write("\n".join(_page_lines(page)) + "\n")
             return
@@ -95,6 +95,6 @@ def _page_lines(page: Page) -> list[str]:
         f"written    {page.path} ({page.precision})",
         f"bytes      {page.size:,}, {page.gzip_size:,} from a server that compresses; the model is "
         f"{page.model_size:,} of them",
-        f"open       python -m http.server -d {shlex.quote(str(page.path))}, then "
-        "http://localhost:8000",
+        f"open       python -m http.server --bind 127.0.0.1 -d {shlex.quote(str(page.path))}, "
+        "then http://127.0.0.1:8000",
     ]

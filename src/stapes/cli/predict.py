@@ -81,7 +81,10 @@ def predict(
     from stapes.errors import StapesError
 
     if not timeline:
-        given = {"hop": hop is not None, "release": release is not None, "smoothing": smoothing > 1}
+        given = {
+            "hop": hop is not None, "threshold": threshold > 0, "release": release is not None,
+            "smoothing": smoothing > 1,
+        }  # fmt: skip
         for name in given:
             if given[name]:
                 raise StapesError(f"--{name} goes with --timeline.")
@@ -95,8 +98,6 @@ def predict(
             "top": top, "timeline": timeline, "hop_seconds": hop, "threshold": threshold,
             "release": release, "smoothing": smoothing,
         }  # fmt: skip
-        if not timeline:
-            settings["threshold"] = 0.0
         _sweep(model, inputs, out, settings, format, workers, engine, ray_address)
         return
     options = {"workers": workers, "engine": engine, "ray-address": ray_address}

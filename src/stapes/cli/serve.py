@@ -140,7 +140,10 @@ def _log(quiet: bool) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     handler.addFilter(lambda record: _NO_ERROR not in record.getMessage())
     level = logging.WARNING if quiet else logging.INFO
-    loggers = {"stapes.server": level, "uvicorn": logging.ERROR}
+    # Of damaged forms python_multipart would tell everybody.
+    loggers = {
+        "stapes.server": level, "uvicorn": logging.ERROR, "python_multipart": logging.CRITICAL,
+    }  # fmt: skip
     for name in loggers:
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).setLevel(loggers[name])

@@ -107,10 +107,7 @@ def export(
     if chunk is not None and to != "c":
         raise ConfigError("--chunk goes with --to c.")
     if to == "web":
-        # What takes a trained model: of these options one is named in the refusal of another.
-        options = {"--precision": precision, "--replay": replay, "--calibrate": calibrate}
-        given = next((name for name, value in options.items() if value), None)
-        page = page_of_exported(model, out, given=given)
+        page = page_of_exported(model, out, precision, replay, calibrate)
         if page is not None:
             return _of_page(page, None, "nothing: it was exported, and checked, before")
     bundle = load_bundle(model)

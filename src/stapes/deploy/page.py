@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from stapes.catalogue import exported_model, find_model
@@ -12,7 +13,11 @@ __all__ = ["beside", "page_of_exported"]
 
 
 def page_of_exported(
-    model: str | Path, out: str | Path | None = None, *, given: str | None = None
+    model: str | Path,
+    out: str | Path | None = None,
+    precision: str | None = None,
+    replay: Sequence[str | Path] | None = None,
+    calibrate: Sequence[str | Path] | None = None,
 ) -> Page | None:
     """Write the page of a model that has been exported to ONNX already.
 
@@ -20,7 +25,8 @@ def page_of_exported(
         model: an ``.onnx`` file, a folder whose only model is ``model.onnx``, or the name of a
             shipped model.
         out: the folder to make; none: beside the model, of a shipped one in the working folder.
-        given: an option that takes a trained model; with it a shipped name means that one.
+        precision, replay, calibrate: as for :func:`stapes.deploy.export.export`: they take a
+            trained model, so that a shipped name means that one.
 
     Returns:
         None where the model is a trained one, or is not there.
@@ -32,6 +38,8 @@ def page_of_exported(
         UnknownNameError: neither a file nor a shipped model.
         StapesError: the folder cannot be written.
     """
+    options = {"--precision": precision, "--replay": replay, "--calibrate": calibrate}
+    given = next((name for name, value in options.items() if value), None)
     exported = exported_model(find_model(model, "safetensors" if given else "onnx"))
     if exported is None:
         return None

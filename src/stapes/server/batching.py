@@ -9,8 +9,7 @@ them together::
     request 3       |decode|....|
 
 Rows of a batch do not touch each other in the graphs that stapes exports, so that a row's
-probabilities are those of the window alone, up to the order in which ONNX Runtime's kernels add
-(on x86: to the bit, see docs/server.md).
+probabilities are those of the window alone, up to the order in which ONNX Runtime's kernels add.
 """
 
 from __future__ import annotations

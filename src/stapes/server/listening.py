@@ -25,6 +25,7 @@ __all__ = ["Stream", "talk"]
 _LOGGER = logging.getLogger("stapes.server")
 
 _SUBPROTOCOL = "stapes"
+_MOST_AT_ONCE = 1 << 20  # samples of a channel, at the model's rate
 _UNSUPPORTED, _INVALID, _POLICY, _FAILED, _GOING = 1003, 1007, 1008, 1011, 1001
 
 
@@ -50,6 +51,9 @@ class Stream:
         self._width, self._decode = ENCODINGS[query.encoding]
         self._frame = self._width * query.channels
         self._held = b""
+        rate = self.work.audio.sample_rate
+        # Resampling may make thousands of samples of one: what it makes at once is bounded.
+        self._piece = max(1, _MOST_AT_ONCE * (query.sample_rate or rate) // rate)
         try:
             self._listener = Listener(self.work, query.sample_rate, query.channels, query.hop)
         except AudioError as error:
@@ -79,10 +83,13 @@ class Stream:
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # found out when it is looked at
                 chunk = self._decode(content[:whole]).reshape(-1, self._query.channels).T
-                scores = self._listener.push(chunk)
+                sent = []
+                for at in range(0, chunk.shape[1], self._piece):
+                    self.work.check()
+                    sent += self._told(self._listener.push(chunk[:, at : at + self._piece]))
         except AudioError as error:
             raise Problem("bad-recording", f"The stream: {error.reason}") from None
-        return self._told(scores)
+        return sent
 
     def finish(self) -> list[dict[str, Any]]:
         """The stream has ended: what remains to be sent. A frame that was cut is left out."""

@@ -219,7 +219,7 @@ class Work(BaseClassifier):
             Refusal: the time for the work is over.
             Cancelled: see :meth:`cancel`.
         """
-        self._check()
+        self.check()
         try:
             return self._hosted.batcher.probabilities(windows, self._deadline)
         except Overdue:
@@ -283,13 +283,13 @@ class Work(BaseClassifier):
 
     def _stream(self, path: Path) -> Iterator[NDArray[np.float32]]:
         for block in super()._stream(path):
-            self._check()
+            self.check()
             self.samples += block.shape[1]
             if self.samples > self._most:
                 raise self._too_long()
             yield block
 
-    def _check(self) -> None:
+    def check(self) -> None:
         if self._cancelled:
             raise Cancelled
         if time.monotonic() > self._deadline:

@@ -32,6 +32,7 @@ __all__ = ["Server", "run"]
 
 _HEAD_SECONDS = 10.0  # for the head of a request, and between a connection and its first
 _IDLE_SECONDS = 20.0  # of a connection between requests
+_UNREAD_SECONDS = 20.0  # without a byte of its answer that the client takes
 _QUIET_SECONDS = 1.0  # an idle connection is left for, when the server stops
 _TICK = 0.02
 _SO_ATTACH_FILTER = 26  # <asm-generic/socket.h>
@@ -157,6 +158,8 @@ class _Protocol(H11Protocol):
 
     def shutdown(self) -> None:
         """The server stops: an idle connection is left a moment for what is on its way."""
+        if self.transport.get_protocol() is not self:
+            return
         if self._idle and time.monotonic() - self._last < _QUIET_SECONDS:
             self.loop.call_later(_TICK, self.shutdown)
         elif not self.transport.is_closing():
@@ -171,6 +174,8 @@ class _Protocol(H11Protocol):
 
     @property
     def _idle(self) -> bool:
+        if self.transport.get_protocol() is not self:  # it has become a WebSocket
+            return False
         return self.cycle is None or self.cycle.response_complete
 
     def _wait(self) -> None:
@@ -223,12 +228,16 @@ class Server(uvicorn.Server):
             raise
         self._serving: Serving = app.state.serving
         self._on_start: Callable[[str], None] | None = None
+        self._unread: dict[Any, tuple[int, float]] = {}  # by connection: bytes, and since when
         super().__init__(
             uvicorn.Config(
                 app,
                 http=type("Protocol", (_Protocol,), {"settings": settings}),
                 ws="auto",
                 ws_max_size=settings.message_bytes,
+                # Silence has a limit of its own; while a message is worked on nothing is read, and
+                # the answer to a ping stands behind all that the client has sent.
+                ws_ping_timeout=settings.work_seconds + settings.stream_idle_seconds,
                 ws_per_message_deflate=False,  # of sound it gains nothing
                 loop="asyncio",
                 lifespan="on",
@@ -277,7 +286,24 @@ class Server(uvicorn.Server):
         counter = 0
         while not await self.on_tick(counter % 5000):
             counter += 1
+            self._drop_unread()
             await asyncio.sleep(_TICK)
+
+    def _drop_unread(self) -> None:
+        """Let go of clients that ask and do not read: an answer would wait for them for ever."""
+        now, held = time.monotonic(), {}
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is None or not (left := transport.get_write_buffer_size()):
+                continue
+            before, since = self._unread.get(connection, (left, now))
+            if left < before:
+                since = now
+            if now - since > _UNREAD_SECONDS:
+                transport.abort()
+            else:
+                held[connection] = left, since
+        self._unread = held
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept what has connected, nothing more; answer it; end."""
@@ -304,12 +330,15 @@ class Server(uvicorn.Server):
                 len(state.tasks),
                 settings.grace_seconds,
             )
-        for task in list(state.tasks):
+        tasks = list(state.tasks)
+        for task in tasks:
             task.cancel()
         for connection in list(state.connections):
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
+        if tasks:
+            await asyncio.sleep(_TICK)  # a task that is cancelled tells its worker a round later
         await self.lifespan.shutdown()
         LOGGER.info("stopped")
 

@@ -142,7 +142,8 @@ class Uploads:
         )
 
     def _new(self, suffix: str) -> _File:
-        if self._folder is None:
+        # Who tidies temporary folders up may have taken it.
+        if self._folder is None or not Path(self._folder.name).is_dir():
             self._folder = tempfile.TemporaryDirectory(
                 prefix="stapes-serve-", ignore_cleanup_errors=True
             )
@@ -169,7 +170,8 @@ class _File:
     def remove(self) -> None:
         """Leave nothing."""
         self._handle.close()
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows, while a worker reads: close() does it
+            self.path.unlink(missing_ok=True)
 
 
 class _Raw:

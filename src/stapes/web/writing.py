@@ -137,7 +137,7 @@ def write_page(model: str | Path, out: str | Path, *, name: str | None = None) -
     """
     out = Path(out)
     files = page_files(model, name=name)
-    _check_place(out, set(files))
+    _check_place(out)
     write_folder(out, {inside: file.content for inside, file in files.items()})
     facts = json.loads(files["model.json"].content)
     return Page(
@@ -180,23 +180,27 @@ def _smaller(content: bytes, packed: bytes | None) -> bytes | None:
     return packed if len(packed) < 0.9 * len(content) else None
 
 
-def _check_place(folder: Path, names: set[str]) -> None:
+def _check_place(folder: Path) -> None:
     """Refuse to replace what is not ours, or what somebody has added to it."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name a folder for the page.")
+    here = Path.cwd()
+    if folder.resolve() in (here, *here.parents):
+        # It is replaced by a new one, and who works in it would be left in one that is gone.
+        raise ConfigError(f"{folder}: is where you work; name a new folder for the page.")
+    listed = _listed(folder)
     try:
-        found = {
-            path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()
-        }
+        for path in folder.rglob("*"):
+            name = path.relative_to(folder).as_posix()
+            if name not in listed and (path.is_symlink() or not path.is_dir()):
+                raise ConfigError(
+                    f"{folder}: holds other files than an exported page ({name}); name a new "
+                    "folder."
+                )
     except OSError as error:
         raise cannot_write(folder, error) from error
-    foreign = sorted(found - names - _listed(folder))
-    if foreign:
-        raise ConfigError(
-            f"{folder}: holds other files than an exported page ({foreign[0]}); name a new folder."
-        )
 
 
 def _listed(folder: Path) -> set[str]:

@@ -7,6 +7,9 @@ import { readable } from "./format.js";
  *     probabilities in [0, 1], release at most threshold; windows; seconds
  */
 
+/** Hops of a window: half of it, or more often, to see bars move. */
+const SHARES = { recording: 2, microphone: 10 };
+
 export class Controls {
   /**
    * @param {HTMLElement} root holds input and output elements named threshold, release, hop, smoothing
@@ -28,6 +31,8 @@ export class Controls {
     };
     this._tied = true; // the release goes along with the threshold until it is moved itself
     this._chosen = false; // whether the hop is somebody's wish
+    /** @type {"recording" | "microphone"} */
+    this._suited = "recording";
     this._windowSeconds = 1;
     const { threshold, release, hop, smoothing } = this._inputs;
     threshold.addEventListener("input", () => {
@@ -68,13 +73,12 @@ export class Controls {
 
   /**
    * Set the hop to what suits, unless somebody has chosen one.
-   * @param {"recording" | "microphone"} what half a window, or more often, to see bars move
+   * @param {"recording" | "microphone"} what
    */
   suit(what) {
+    this._suited = what;
     if (this._chosen) return;
-    const { hop } = this._inputs;
-    const share = what === "recording" ? 2 : 10;
-    hop.value = String(this._windowSeconds / share); // the input rounds it to its step
+    this._inputs.hop.value = String(this.hopFor(what)); // the input rounds it to its step
     this._tell();
   }
 
@@ -83,14 +87,23 @@ export class Controls {
     this._inputs.hop.disabled = !enabled;
   }
 
+  /**
+   * The hop that somebody has chosen, or else the one that suits; the slider shows it rounded.
+   * @param {"recording" | "microphone"} what
+   * @returns {number} seconds
+   */
+  hopFor(what) {
+    return this._chosen ? this._inputs.hop.valueAsNumber : this._windowSeconds / SHARES[what];
+  }
+
   /** @returns {Settings} */
   get settings() {
-    const { threshold, release, hop, smoothing } = this._inputs;
+    const { threshold, release, smoothing } = this._inputs;
     return {
       threshold: threshold.valueAsNumber / 100,
       release: release.valueAsNumber / 100,
       smoothing: smoothing.valueAsNumber,
-      hopSeconds: hop.valueAsNumber,
+      hopSeconds: this.hopFor(this._suited),
     };
   }
 

@@ -35,7 +35,7 @@ status.set("loading", { text: "Loading the model", fraction: null });
 /** @type {File[]} */
 let early = []; // dropped while the model is loaded
 let openFiles = (/** @type {File[]} */ files) => {
-  early = files;
+  early.push(...files);
 };
 acceptFiles(
   { zone: element("zone"), choose, picker: element("picker", HTMLInputElement) },
@@ -61,9 +61,10 @@ async function start(model) {
     info,
     () => controls.settings,
     (label, text) => announcer.lead(label, text),
+    (sentence) => status.fail(sentence),
   );
   const session = new Session(model, {
-    hopSeconds: () => controls.settings.hopSeconds,
+    hopSeconds: (item) => controls.hopFor(item.file ? "recording" : "microphone"),
     changed,
     selected,
     failed: (sentence) => {
@@ -80,7 +81,6 @@ async function start(model) {
 
   openFiles = (files) => {
     status.clear();
-    controls.suit("recording");
     void session.open(files);
   };
   microphone.addEventListener("click", () => {
@@ -121,6 +121,7 @@ async function start(model) {
     element("sound").hidden = element("events").hidden = false;
     element("sound-name").textContent = item.name;
     element("zone").classList.add("small");
+    controls.suit(item.file ? "recording" : "microphone");
     workbench.open(item);
     changed(item);
   }

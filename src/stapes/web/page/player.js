@@ -8,9 +8,13 @@ const LEAD = 0.06; // seconds between the wish and the first sample
 const FADE = 0.004; // at both ends, so that a cut does not click
 
 export class Player {
-  /** @param {() => void} changed called when playing begins or ends */
-  constructor(changed) {
+  /**
+   * @param {() => void} changed called when playing begins or ends
+   * @param {(sentence: string) => void} failed called when a recording cannot be played
+   */
+  constructor(changed, failed) {
     this._changed = changed;
+    this._failed = failed;
     /** @type {Recording | null} */
     this._recording = null;
     /** @type {AudioContext | null} */
@@ -63,7 +67,12 @@ export class Player {
     gain.gain.setValueAtTime(1, Math.max(begins + FADE, ends - FADE));
     gain.gain.linearRampToValueAtTime(0, ends);
     this._run = { from, to, begins, gain, timer: 0 };
-    this._schedule(from);
+    try {
+      this._schedule(from);
+    } catch {
+      this._end();
+      this._failed("This browser cannot play a recording of this rate or number of channels.");
+    }
     this._changed();
   }
 

@@ -19,7 +19,7 @@ export class Session {
   /**
    * @param {Model} model
    * @param {{
-   *   hopSeconds: () => number,
+   *   hopSeconds: (item: Item) => number,
    *   changed: (item: Item) => void,
    *   selected: (item: Item) => void,
    *   failed: (sentence: string) => void,
@@ -39,6 +39,9 @@ export class Session {
     /** @type {{stop: () => Promise<Recording>} | null} */
     this._listening = null;
     this._turning = false; // the microphone on or off
+    this._unwanted = false; // the microphone, before it was on
+    /** @type {Item | null} */
+    this._cancelled = null; // the last that was busy when somebody cancelled
   }
 
   /** @returns {boolean} whether the microphone is on, or about to be */
@@ -82,6 +85,7 @@ export class Session {
       item.state = "stopped";
       this._view.changed(item);
     }
+    this._cancelled = this._busy;
     this._control?.abort();
   }
 
@@ -98,10 +102,11 @@ export class Session {
   async listen() {
     if (this.listening) return;
     this._turning = true;
+    this._unwanted = false;
     this.cancel();
     const item = newItem(`microphone ${stamp(new Date())}`, null);
     item.state = "listening";
-    item.hopSeconds = this._view.hopSeconds();
+    item.hopSeconds = this._view.hopSeconds(item);
     /** @type {Float32Array[][]} */
     let early = []; // sound that comes before its rate is known
     /** @type {LiveSamples | null} */
@@ -144,11 +149,13 @@ export class Session {
     } finally {
       this._turning = false;
     }
+    if (this._unwanted && this._listening) await this.stopListening();
     void this._work(); // what was opened while the browser asked, if it may not listen
   }
 
   /** Stop the microphone, and answer what it heard as a whole. */
   async stopListening() {
+    if (this._turning && !this._listening) this._unwanted = true; // as soon as it is on
     const item = this.items.find((other) => other.state === "listening");
     if (!this._listening || this._turning || !item) return;
     this._turning = true;
@@ -157,6 +164,8 @@ export class Session {
     } catch (error) {
       item.state = "failed";
       item.problem = sentence(error);
+      this._view.failed(item.problem);
+      item.recording = /** @type {any} */ (error).recording ?? null; // to be tried again, or saved
     } finally {
       this._turning = false;
       this._listening = null;
@@ -174,7 +183,13 @@ export class Session {
   _keep(item, recording) {
     recording.name = item.name;
     item.duration = recording.duration;
-    item.scores = without(recording.offset ?? 0, item.scores);
+    const { offset = 0 } = recording;
+    item.scores = without(offset, item.scores);
+    if (offset > 0) {
+      this._view.failed(
+        `The first ${time(offset)} of what was heard are gone: the last ${time(item.duration)} are kept, and times count from there.`,
+      );
+    }
     item.samples = item.duration > 0 ? new RecordedSamples(recording) : null;
     item.state = item.samples ? "waiting" : "failed";
     if (!item.samples) item.problem = "The microphone gave no sound.";
@@ -197,13 +212,14 @@ export class Session {
         item.state = "done";
       } catch (error) {
         if (signal.aborted) {
-          item.state = signal.reason === SWITCH ? "waiting" : "stopped";
+          const switched = signal.reason === SWITCH && this._cancelled !== item;
+          item.state = switched ? "waiting" : "stopped";
         } else {
           item.state = "failed";
           item.problem = sentence(error);
         }
       } finally {
-        this._busy = this._control = null;
+        this._busy = this._control = this._cancelled = null;
       }
       if (item !== this.selected) release(item, null);
       this._view.changed(item);
@@ -227,9 +243,10 @@ export class Session {
     this._view.changed(item);
     const short = item.duration <= SHORT * this._model.info.window_seconds;
     if (short) await this._answer(item, signal);
-    if (item.hopSeconds !== this._view.hopSeconds()) await this._score(item, signal);
+    const known = item.answer && item.hopSeconds === this._view.hopSeconds(item);
+    if (item.hopSeconds !== this._view.hopSeconds(item)) await this._score(item, signal);
     await this._answer(item, signal);
-    item.seconds = (performance.now() - began) / 1000;
+    if (!known || short) item.seconds ||= (performance.now() - began) / 1000;
   }
 
   /** @param {Item} item @param {AbortSignal} signal */
@@ -244,7 +261,7 @@ export class Session {
 
   /** @param {Item} item @param {AbortSignal} signal */
   async _score(item, signal) {
-    const hopSeconds = this._view.hopSeconds();
+    const hopSeconds = this._view.hopSeconds(item);
     item.hopSeconds = null;
     item.scores = [];
     const scores = await this._model.windows(/** @type {Recording} */ (item.recording), {

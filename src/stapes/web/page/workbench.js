@@ -25,8 +25,9 @@ export class Workbench {
    * @param {() => Settings} settings
    * @param {(label: string, text: string) => void} lead called with the label that leads while
    *     listening, and what there is to say of it
+   * @param {(sentence: string) => void} failed called when a recording cannot be played
    */
-  constructor(info, settings, lead) {
+  constructor(info, settings, lead, failed) {
     this._info = info;
     this._settings = settings;
     this._lead = lead;
@@ -44,7 +45,7 @@ export class Workbench {
     this._scroller = element("scroller");
     this._view = new TimeView(this._scroller, element("strip"), () => this.refresh());
     this._answer = new Answer(info.labels);
-    this._player = new Player(() => this._played());
+    this._player = new Player(() => this._played(), failed);
     this._table = new EventTable(
       element("rows", HTMLTableSectionElement),
       element("more", HTMLButtonElement),
@@ -275,6 +276,7 @@ export class Workbench {
     this._view.reveal(event.start, event.end);
     this._place = event.start;
     void this._player.play(event.start, Math.min(duration, event.end)).then(() => {
+      if (!this._player.playing) return; // stopped meanwhile, or cannot be played
       this._playing = event;
       this._markPlaying();
     });

@@ -180,7 +180,9 @@ class Backend {
     this._asked = 0;
     this._worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this._worker.onmessage = ({ data: { id, result, error } }) => {
-      const { resolve, reject } = this._waiting.get(id);
+      const asked = this._waiting.get(id);
+      if (!asked) return; // failed meanwhile
+      const { resolve, reject } = asked;
       this._waiting.delete(id);
       if (error === undefined) resolve(result);
       else reject(new Error(error));

@@ -154,7 +154,7 @@ function mpeg(bytes, first) {
     if (!frame) continue;
     const next = at + frame.bytes;
     const follows = bytes[next] === 0xff && (bytes[next + 1] & 0xe0) === 0xe0;
-    if (follows || next >= bytes.length - 1) return frame;
+    if (follows || next === bytes.length || next === bytes.length - 1) return frame;
   }
   return null;
 }

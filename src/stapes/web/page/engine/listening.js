@@ -54,14 +54,19 @@ export class Listening {
   /**
    * Stop listening.
    * @returns {Promise<import("./engine.js").Recording>} what was heard, when the last scores are told
-   * @throws {Error} the model failed while listening
+   * @throws {Error} the model failed while listening; its `recording` is what was heard
    */
   async stop() {
     await this._microphone.stop();
     this._feed();
     await this._feeding;
-    if (this._failure) throw this._failure;
+    const recording = this._recording();
+    if (this._failure) throw Object.assign(this._failure, { recording });
     this._tell(await this._stream.finish());
+    return recording;
+  }
+
+  _recording() {
     const { sampleRate } = this;
     const channels = Array.from({ length: this._microphone.channels }, (_, channel) =>
       joined(this._kept.map((block) => block[channel])),

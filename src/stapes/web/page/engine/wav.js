@@ -38,9 +38,11 @@ export function readWav(content) {
     } else if (kind === "data") {
       if (!format) break;
       const there = content.byteLength - begin;
-      // Who writes a header before the length is known claims nothing, or as much as there can be.
+      // Who writes a header before the length is known claims nothing at all, or as much as there
+      // can be.
       const claimed = size === 0xffffffff && longSize !== null ? longSize : size;
-      const bytes = claimed === 0 || claimed > there ? there : claimed;
+      const unknown = claimed === 0 && view.getUint32(4, little) === 8; // an empty RIFF
+      const bytes = unknown || claimed > there ? there : claimed;
       return readSamples(content, begin, bytes, format, little);
     }
     at = begin + size + (size % 2);
@@ -57,7 +59,7 @@ function readFormat(view, at, size, little) {
   if (tag === EXTENSIBLE && size >= 26) tag = view.getUint16(at + 24, little);
   if (!channels) throw new Error("is damaged: its header claims no channels.");
   // 24 bits may stand in four bytes.
-  const width = tag === PCM && frame === 4 * channels ? 4 : Math.ceil(bits / 8);
+  const width = tag === PCM && bits === 24 && frame === 4 * channels ? 4 : Math.ceil(bits / 8);
   return { tag, channels, sampleRate, width };
 }
 
