@@ -17,7 +17,6 @@ stapes train ESC-50/ --corpus esc10 --recipe transfer --no-final -o runs/lite0
 student="stapes train ESC-50/ --recipe student --set training.precision=bfloat16"
 $student --teacher runs/densenet121 -o runs/esc50-500kB
 ship esc50-500kB runs/esc50-500kB --teacher-run runs/densenet121 --start \
-  --note "folds 1 to 3 of the official five; the others were not run" \
   --description "50 everyday sounds in 500 kB" \
   --intended-use "Sounds of animals, weather, people, the house and the street, on a computer or a small board; where training on a few recordings starts from." \
   --limits "$unheard" --licence "CC BY-NC 3.0" --attribution "$esc" \
