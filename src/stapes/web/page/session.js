@@ -241,12 +241,12 @@ export class Session {
     item.state = "computing";
     const began = performance.now();
     this._view.changed(item);
+    const known = item.answer && item.hopSeconds === this._view.hopSeconds(item);
     const short = item.duration <= SHORT * this._model.info.window_seconds;
     if (short) await this._answer(item, signal);
-    const known = item.answer && item.hopSeconds === this._view.hopSeconds(item);
     if (item.hopSeconds !== this._view.hopSeconds(item)) await this._score(item, signal);
     await this._answer(item, signal);
-    if (!known || short) item.seconds ||= (performance.now() - began) / 1000;
+    if (!known) item.seconds = (performance.now() - began) / 1000;
   }
 
   /** @param {Item} item @param {AbortSignal} signal */
